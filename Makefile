@@ -1,0 +1,99 @@
+# Every line that begins with "## " is what `make help` prints. Commands are run from this folder.
+
+STAGES  := 01_blocking 02_nonblocking_busyloop 03_select 04_poll 05_epoll 06_selector_callbacks
+HEADERS := service.hpp socket.hpp program.hpp
+NUMBERS := 1 2 3 4 5 6
+
+# Sanitized programs live in a folder of their own: the two kinds are never mixed up.
+SANITIZED := $(filter 1,$(SAN))
+BUILD     := $(if $(SANITIZED),build/san,build)
+SERVERS   := $(STAGES:%=$(BUILD)/%)
+WARNINGS  := -Wall -Wextra -Wpedantic -Wshadow -Wconversion
+SANITIZE  := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+COMPILE   := $(strip $(CXX) -std=c++20 -O2 -g $(WARNINGS) $(if $(SANITIZED),$(SANITIZE)) \
+              $(CPPFLAGS) $(CXXFLAGS) $(LDFLAGS))
+
+# A Python without bytecode files left in the tree; PYTHON is looked for only when it is needed.
+export PYTHONDONTWRITEBYTECODE := 1
+PYTHON = $(shell python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null \
+           && echo python3 || echo /usr/bin/python3)
+
+.DELETE_ON_ERROR:
+.SECONDEXPANSION:
+.PHONY: all help run-all test sync clean FORCE
+.DEFAULT_GOAL := all
+FORCE: ;
+
+## make              build all six servers into build/   (CXX=clang++, CXXFLAGS=-O0, SAN=1)
+all: $(SERVERS)
+
+# A stage is one file, compiled and linked in one go; the .d file remembers its headers.
+$(SERVERS): $(BUILD)/%: %/server.cpp $(BUILD)/compiled-with
+	$(COMPILE) -MMD -MP -MF $@.d -MT $@ -o $@ $<
+
+-include $(wildcard $(BUILD)/*.d)
+
+# Another compiler or other flags make everything anew: this file holds the command last used.
+ifneq ($(shell cat $(BUILD)/compiled-with 2>/dev/null),$(COMPILE))
+$(BUILD)/compiled-with: FORCE
+endif
+$(BUILD)/compiled-with:
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(subst ','\'',$(COMPILE))' > $@
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+# ---- Run and talk ------------------------------------------------------------------------------
+
+# The word N of a list: stage N, and the one before it.
+stage  = $(word $*,$(STAGES))
+before = $(word $*,none $(STAGES))
+
+## make run-3        start stage 3 and watch it narrate  (ARGS="-e 7000 -t 0.5", ARGS=-h)
+# `exec`: the server takes the shell's place, and gets Ctrl-C itself.
+$(NUMBERS:%=run-%): run-%: $$(BUILD)/$$(stage) FORCE
+	@exec $< $(ARGS)
+
+## make run-all      start all six side by side; Ctrl-C stops them together
+run-all: $(SERVERS)
+	@exec $(PYTHON) tests/run_all.py $(SERVERS) -- $(ARGS)
+
+## make client-3     talk to stage 3                     (SERVICE=chat, ARGS="--port 7000")
+SERVICE := echo
+$(NUMBERS:%=client-%): client-%: FORCE
+	$(if $(filter-out echo greet chat,$(SERVICE)),\
+	    $(error there is no service '$(SERVICE)': SERVICE is echo, greet or chat))
+	@exec $(PYTHON) tests/client.py $* $(SERVICE) $(ARGS)
+
+# ---- Read --------------------------------------------------------------------------------------
+
+## make diff-3       what changed from stage 2 to stage 3
+$(patsubst %,diff-%,$(filter-out 1,$(NUMBERS))): diff-%: FORCE
+	@sh tests/diff.sh $(before) $(stage)
+
+## make sync         copy stage 1's service, socket and program.hpp over the other stages'
+sync:
+	@for stage in $(filter-out 01_blocking,$(STAGES)); do for header in $(HEADERS); do \
+	    cmp -s 01_blocking/$$header $$stage/$$header || cp -v 01_blocking/$$header $$stage/ || exit; \
+	done; done
+
+# ---- Test --------------------------------------------------------------------------------------
+
+## make test         the same scenarios against every stage (ARGS="-k greet", STAGE=4, SAN=1)
+##                   or against your own program:         make test STAGE=4 SERVER=./mine
+test: $(if $(SERVER),,$(SERVERS))
+	@SAN='$(SAN)' STAGE='$(STAGE)' SERVER='$(SERVER)' sh tests/pytest.sh $(ARGS)
+
+## make clean        remove build/, the only folder that is ever written to
+clean:
+	rm -rf build
+
+# ---- Bad words ---------------------------------------------------------------------------------
+
+run-% client-%: FORCE
+	$(error there is no stage '$*': stages are 1 to 6)
+diff-%: FORCE
+	$(error there is no '$@': diff-2 to diff-6 show what changed from the stage before)
+.DEFAULT:
+	$(error there is no '$@' to make: 'make help' lists what there is)

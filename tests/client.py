@@ -1,0 +1,339 @@
+"""Talks to a server: a line typed is a line sent, and what comes back is printed.
+
+    client.py 3 chat        the chat service of stage 3, on 127.0.0.1:9303
+    client.py 3 greet --port 7000 --address ::1
+
+It watches the keyboard and the socket at the same time, as the servers of stages 3 to 6 watch
+their sockets, so a line that nobody asked for appears while you are typing. On a terminal it edits
+the line itself; with its input or output in a pipe it sends and prints without any decoration, and
+keeps its own remarks on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import os
+import selectors
+import shutil
+import signal
+import socket
+import string
+import sys
+import termios
+import time
+import tty
+import unicodedata
+
+SERVICES = ("echo", "greet", "chat")
+PROMPT = "> "
+PATIENCE = 1.0  # seconds without an answer that is due, until we say so
+FAREWELL = 1.0  # seconds that a server has to finish, after Ctrl-D
+PIECE = 0.2  # seconds until the beginning of a line is shown without its end
+LAST_OF_KEY = "~" + string.ascii_letters
+QUEUE = 65536  # bytes waiting to be sent, until we stop reading more of them
+
+
+class Done(Exception):
+    """The conversation is over: exit status, and what to say about it."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def printable(text: str) -> str:
+    """No server drives our terminal: what is not printable is shown as an escape."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode()
+        for c in text)
+
+
+def width(text: str) -> int:
+    """Columns on a terminal: Chinese and Korean letters take two, accents of their own none."""
+    return sum(0 if unicodedata.combining(c) else
+               2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+class Pipe:
+    """Input and output without decoration: bytes go through as they are."""
+
+    def __init__(self) -> None:
+        self.decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def typed(self, data: bytes) -> tuple[bytes, bool]:
+        """What to send for what was read from stdin, and whether that was the end."""
+        return data, not data
+
+    def show(self, data: bytes) -> None:
+        sys.stdout.write(printable(self.decoder.decode(data)))
+        sys.stdout.flush()
+
+    def say(self, text: str) -> None:
+        print(f"-- {text}", file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        pass
+
+    def prompt(self, shown: bool) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Terminal:
+    """A prompt at the bottom, with the line being typed; what arrives is printed above it."""
+
+    def __init__(self) -> None:
+        self.line = ""  # typed, and not yet sent
+        self.escape = ""  # the beginning of an arrow key or the like
+        self.partial = b""  # received, and its newline has not
+        self.prompted = False
+        self.decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+        self.before = termios.tcgetattr(0)
+        signal.signal(signal.SIGCONT, self.resume)
+        self.resume()
+
+    def resume(self, *_: object) -> None:
+        """At the start, and after Ctrl-Z and fg: every key at once, and none shown unasked."""
+        tty.setcbreak(0, termios.TCSADRAIN)
+        self.draw()
+
+    def draw(self, above: str = "") -> None:
+        """Clears the prompt's row, prints lines, and puts the prompt beneath them again."""
+        start = PROMPT if self.prompted else ""
+        room = shutil.get_terminal_size().columns - len(start) - 1
+        shown = self.line
+        while width(shown) > room:  # a second row could not be cleared: its end, then
+            shown = shown[1:]
+        sys.stdout.write("\r\033[K" + above + start + shown)
+        sys.stdout.flush()
+
+    def typed(self, data: bytes) -> tuple[bytes, bool]:
+        send = b""
+        for key in self.decoder.decode(data):
+            if self.escape:  # ESC [ 1 ; 5 C, ESC O P: no key of ours, all of it is skipped
+                self.escape += key
+                if self.escape[1] not in "[O" or (len(self.escape) > 2 and key in LAST_OF_KEY):
+                    self.escape = ""
+            elif key == "\033":
+                self.escape = key
+            elif key == "\n":
+                sent, self.line = self.line, ""
+                self.draw((PROMPT if self.prompted else "") + sent + "\n")
+                send += sent.encode() + b"\n"
+            elif key in "\b\177":
+                self.line = self.line[:-1]
+            elif key == "\025":  # Ctrl-U
+                self.line = ""
+            elif key == "\027":  # Ctrl-W
+                self.line = " ".join(self.line.split(" ")[:-1])
+            elif key == "\004":  # Ctrl-D
+                if not self.line:
+                    return send, True
+            elif key.isprintable() or key == "\t":
+                self.line += key.replace("\t", " ")
+        self.draw()
+        return send, not data
+
+    def show(self, data: bytes) -> None:
+        whole, newline, self.partial = (self.partial + data).rpartition(b"\n")
+        if newline:
+            self.draw(printable((whole + newline).decode(errors="backslashreplace")))
+
+    def flush(self) -> None:
+        """The end of a line is slow to come, or never does: show what there is of it."""
+        if self.partial:
+            self.show(b"\n")
+
+    def say(self, text: str) -> None:
+        self.draw(f"-- {text}\n")
+
+    def prompt(self, shown: bool) -> None:
+        if shown != self.prompted:
+            self.prompted = shown
+            self.draw()
+
+    def close(self) -> None:
+        self.line, self.prompted = "", False
+        self.draw()
+        termios.tcsetattr(0, termios.TCSADRAIN, self.before)
+
+
+class Client:
+    def __init__(self, connection: socket.socket, screen: Pipe | Terminal, service: str) -> None:
+        self.socket = connection
+        self.screen = screen
+        self.service = service
+        self.outbox = b""
+        self.open = True  # there may be more to send
+        # Lines that the server still owes us. In a chat only the first one is sure to come.
+        self.due = 0 if service == "echo" else 1
+        self.due_since = time.monotonic()
+        self.impatient = False  # we have said that the answer is late
+        self.last = 0.0  # when bytes came in
+        self.leave_at: float | None = None
+        # select, since this is about two descriptors, and since epoll refuses a file as input.
+        self.selector = selectors.SelectSelector()
+        self.selector.register(connection, selectors.EVENT_READ)
+        self.selector.register(0, selectors.EVENT_READ)
+
+    def run(self) -> None:
+        while True:
+            self.screen.prompt(self.open and not self.due)
+            self.watch()
+            ready = {key.fd: mask for key, mask in self.selector.select(self.time_limit())}
+            if ready.get(self.socket.fileno(), 0) & selectors.EVENT_WRITE:
+                self.send()
+            if ready.get(self.socket.fileno(), 0) & selectors.EVENT_READ:
+                self.receive()
+            if 0 in ready:
+                self.read_keyboard()
+            self.look_at_clock()
+
+    def watch(self) -> None:
+        """Watch for writing only while there is something to write: stage 3's lesson."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.outbox else 0)
+        self.selector.modify(self.socket, events)
+        watched = 0 in self.selector.get_map()
+        wanted = self.open and len(self.outbox) < QUEUE
+        if watched and not wanted:
+            self.selector.unregister(0)
+        elif wanted and not watched:
+            self.selector.register(0, selectors.EVENT_READ)
+
+    def read_keyboard(self) -> None:
+        try:
+            data, end = self.screen.typed(os.read(0, QUEUE))
+        except OSError:  # the terminal is gone
+            data, end = b"", True
+        owed = 0 if self.service == "chat" else data.count(b"\n")
+        if end:
+            owed += 1  # the server's own end
+        if owed and not self.due:
+            self.due_since = time.monotonic()
+        self.due += owed
+        self.outbox += data
+        self.open = not end
+        self.send()
+        if end and isinstance(self.screen, Terminal):
+            self.leave_at = time.monotonic() + FAREWELL
+
+    def send(self) -> None:
+        try:
+            while self.outbox:
+                self.outbox = self.outbox[self.socket.send(self.outbox):]
+        except BlockingIOError:
+            return  # the rest when there is room: watch() sees to it
+        except (BrokenPipeError, ConnectionResetError):
+            self.outbox, self.open = b"", False  # receive() finds out what has happened
+            return
+        if not self.open:
+            # Half-closed: the server sees the end of input, and can still answer.
+            try:
+                self.socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # broken off by the server: receive() finds out
+
+    def receive(self) -> None:
+        try:
+            data = self.socket.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise Done(1, f"the server broke off the connection: {error.strerror}") from None
+        if not data:
+            raise Done(0, "the server closed the connection")
+        now = time.monotonic()
+        self.screen.show(data)
+        if self.impatient:
+            self.screen.say(f"that took {now - self.due_since:.1f} s")
+        self.due = max(0, self.due - data.count(b"\n"))
+        self.due_since = self.last = now
+        self.impatient = False
+
+    def deadlines(self) -> list[tuple[float, object]]:
+        """What happens when nothing else does."""
+        found: list[tuple[float, object]] = []
+        if self.due and not self.impatient:
+            found.append((self.due_since + PATIENCE, self.grow_impatient))
+        if isinstance(self.screen, Terminal) and self.screen.partial:
+            found.append((self.last + PIECE, self.take_piece))
+        if self.leave_at is not None:
+            found.append((self.leave_at, self.leave))
+        return found
+
+    def time_limit(self) -> float | None:
+        times = [when for when, _ in self.deadlines()]
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def look_at_clock(self) -> None:
+        for when, act in self.deadlines():
+            if when <= time.monotonic():
+                act()
+
+    def grow_impatient(self) -> None:
+        self.impatient = True
+        self.screen.say(f"no answer for {PATIENCE:.0f} s: is the server busy with somebody else?")
+
+    def take_piece(self) -> None:
+        """A server that ends its answers without a newline has answered, too."""
+        self.screen.flush()
+        self.due = max(0, self.due - 1)
+
+    def leave(self) -> None:
+        raise Done(0, "left without waiting for the server any longer")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Talks to the server of a stage.")
+    parser.add_argument("stage", type=int, choices=range(1, 7), help="1 to 6")
+    parser.add_argument("service", nargs="?", default="echo", choices=SERVICES)
+    parser.add_argument("--address", default="127.0.0.1", help="127.0.0.1 if not given")
+    parser.add_argument("--port", type=int, help="9N01, 9N02 or 9N03 if not given")
+    words = parser.parse_args()
+    if words.port is None:
+        words.port = 9000 + 100 * words.stage + 1 + SERVICES.index(words.service)
+    if not 1 <= words.port <= 65535:
+        parser.error(f"--port {words.port}: ports are 1 to 65535")
+    return words
+
+
+def main() -> int:
+    words = parse()
+    sys.stdout.reconfigure(errors="backslashreplace")
+    where = (f"[{words.address}]" if ":" in words.address else words.address) + f":{words.port}"
+    try:
+        connection = socket.create_connection((words.address, words.port), timeout=10)
+    except ConnectionRefusedError:
+        print(f"nothing listens on {where}: start the server first, in another terminal: "
+              f"make run-{words.stage}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"cannot connect to {where}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    connection.setblocking(False)
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # puts the terminal back, too
+    screen = Terminal() if sys.stdin.isatty() and sys.stdout.isatty() else Pipe()
+    try:
+        screen.say(f"connected to {where}, {words.service}; Ctrl-D leaves")
+        Client(connection, screen, words.service).run()
+    except Done as done:
+        screen.flush()
+        screen.say(str(done))
+        return done.status
+    except BrokenPipeError:  # nobody reads what we print any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    finally:
+        screen.close()
+        connection.close()
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        pass

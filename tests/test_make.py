@@ -1,0 +1,140 @@
+"""The Makefile, tried on stages that compile in no time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import DEADLINE, FOLDERS, ROOT
+
+pytestmark = pytest.mark.sources
+
+STAND_IN = r"""
+#include "service.hpp"
+#include "socket.hpp"
+#include "program.hpp"
+#include <cstdio>
+int main(int argc, char* argv[]) {
+    for (int i = 1; i < argc; ++i) std::puts(argv[i]);
+}
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copytree(ROOT / "tests", tmp_path / "tests")
+    for folder in FOLDERS:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "server.cpp").write_text(f"// {folder}\n{STAND_IN}")
+        for name in ("service", "socket", "program"):
+            (tmp_path / folder / f"{name}.hpp").write_text(f"// {name}\n#pragma once\n")
+    return tmp_path
+
+
+def make(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # As from a shell, not as from the make that runs these tests.
+    env = {name: value for name, value in os.environ.items()
+           if name not in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "SAN", "STAGE",
+                           "SERVER", "SERVICE", "ARGS", "CXX", "CXXFLAGS", "BUILD")}
+    return subprocess.run(["make", *arguments], cwd=tree, env=env, text=True, timeout=2 * DEADLINE,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
+
+
+def compiled(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The stages that were compiled."""
+    assert done.returncode == 0, done.stdout
+    return sorted({folder for folder in FOLDERS for line in done.stdout.splitlines()
+                   if line.endswith(f" {folder}/server.cpp")})
+
+
+def touch(path: Path) -> None:
+    later = time.time() + 5  # whatever the file system's clock can tell apart
+    os.utime(path, (later, later))
+
+
+def test_builds_what_has_changed_and_nothing_else(tree):
+    assert compiled(make(tree, "-j4")) == list(FOLDERS)
+    assert compiled(make(tree)) == []
+    assert compiled(make(tree, "-n")) == []
+    touch(tree / "04_poll" / "program.hpp")
+    assert compiled(make(tree)) == ["04_poll"]
+
+
+def test_other_compilers_and_flags_build_anew(tree):
+    make(tree, "-j4")
+    assert compiled(make(tree, "-j4", "CXXFLAGS=-DWORD='a b'")) == list(FOLDERS)
+    assert compiled(make(tree, "-j4", "CXXFLAGS=-DWORD='a b'")) == []
+    same = shutil.which("g++") or shutil.which("c++")
+    assert compiled(make(tree, "-j4", f"CXX={same}")) == list(FOLDERS)
+
+
+def test_sanitized_programs_are_kept_apart(tree):
+    make(tree, "-j4")
+    assert compiled(make(tree, "-j4", "SAN=1")) == list(FOLDERS)
+    for words in [], ["SAN=1"], ["SAN=0"]:
+        assert compiled(make(tree, *words)) == []
+    for folder in FOLDERS:
+        assert os.access(tree / "build" / folder, os.X_OK)
+        assert os.access(tree / "build" / "san" / folder, os.X_OK)
+
+
+def test_run_builds_that_stage_and_passes_words_on(tree):
+    done = make(tree, "run-3", "ARGS=-e 7000 -t 0.5")
+    assert compiled(done) == ["03_select"]
+    assert done.stdout.splitlines()[-4:] == ["-e", "7000", "-t", "0.5"]
+
+
+def test_sync_copies_the_headers_of_stage_1(tree):
+    (tree / "01_blocking" / "socket.hpp").write_text("// new\n")
+    (tree / "05_epoll" / "service.hpp").write_text("// drifted\n")
+    assert make(tree, "sync").returncode == 0
+    for folder in FOLDERS:
+        for name in ("service", "socket", "program"):
+            assert (tree / folder / f"{name}.hpp").read_bytes() == \
+                (tree / "01_blocking" / f"{name}.hpp").read_bytes()
+    assert make(tree, "sync").stdout == ""
+
+
+def test_diff_shows_the_server_and_names_the_rest(tree):
+    (tree / "03_select" / "selector.hpp").write_text("// a\n// b\n")
+    done = make(tree, "diff-3")
+    assert done.returncode == 0
+    assert "-// 02_nonblocking_busyloop" in done.stdout and "+// 03_select" in done.stdout
+    assert "new in 03_select: selector.hpp (2 lines)" in done.stdout
+    assert done.stdout.endswith("the same in both: program.hpp service.hpp socket.hpp\n")
+    assert "\033" not in done.stdout
+
+
+def test_clean_leaves_what_git_has(tree):
+    before = sorted(tree.rglob("*"))
+    make(tree, "-j4")
+    make(tree, "diff-2")
+    make(tree, "client-2", "ARGS=-h")
+    assert make(tree, "clean").returncode == 0
+    assert sorted(tree.rglob("*")) == before
+
+
+def test_help_names_the_targets(tree):
+    done = make(tree, "help")
+    for target in ("make", "make run-3", "make run-all", "make client-3", "make diff-3",
+                   "make test", "make sync", "make clean"):
+        assert f"\n{target} " in "\n" + done.stdout
+    assert not (tree / "build").exists()
+
+
+@pytest.mark.parametrize("words, reason", [
+    (["run-7"], "stages are 1 to 6"), (["client-0"], "stages are 1 to 6"),
+    (["diff-1"], "diff-2 to diff-6"), (["diff-9"], "diff-2 to diff-6"),
+    (["client-2", "SERVICE=mail"], "echo, greet or chat"), (["nonsense"], "make help"),
+])
+def test_bad_words_get_one_line(tree, words, reason):
+    done = make(tree, *words)
+    assert done.returncode == 2
+    assert reason in done.stdout and len(done.stdout.splitlines()) == 1
