@@ -1,0 +1,441 @@
+// socket.hpp: every system call on a socket: listen, accept, recv, send, close. The calls are the
+// same for blocking and non-blocking sockets; on a blocking one they sleep. What is not here is the
+// stage's own business: which socket to touch next.
+// The same file, byte for byte, in every stage.
+#pragma once
+
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <unordered_map>
+#include <utility>
+
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include "program.hpp"
+#include "service.hpp"
+
+/// Owns a descriptor, and closes it.
+class Descriptor {
+public:
+    explicit Descriptor(int number) : number_(number) {}
+    Descriptor(Descriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
+    Descriptor& operator=(Descriptor&&) = delete;
+    // Not again on EINTR: the number is free by then, and may be somebody else's (close(2)).
+    ~Descriptor() { if (number_ >= 0) ::close(number_); }
+    int get() const { return number_; }
+
+private:
+    int number_;
+};
+
+/// What can be wanted of a descriptor, and what it can be ready for.
+using Events = unsigned;
+constexpr Events nothing = 0, readable = 1, writable = 2, urgent = 4, hangup = 8;
+
+/// A descriptor of the watched list that a wait found ready, and what for.
+struct Ready {
+    int fd;
+    Events events;
+};
+
+inline std::string letters(Events events) {
+    std::string text;
+    if (events & readable) text += 'r';
+    if (events & writable) text += 'w';
+    if (events & urgent) text += 'x';
+    if (events & hangup) text += 'h';
+    return text.empty() ? "-" : text;
+}
+
+/// "4:r,7:rw": the ready list; after the first sixteen, how many more.
+inline std::string list(const std::vector<Ready>& all) {
+    constexpr std::size_t most = 16;
+    std::string text;
+    for (std::size_t i = 0; i < all.size() && i < most; ++i)
+        text += (i ? "," : "") + std::to_string(all[i].fd) + ":" + letters(all[i].events);
+    if (all.size() > most) text += ",+" + std::to_string(all.size() - most);
+    return text.empty() ? "-" : text;
+}
+
+struct Listener {
+    Descriptor fd;
+    Service service;
+};
+
+struct Client {
+    Descriptor fd;
+    Session session;
+    Events watched = nothing;        // what the stage was last told to watch it for
+    bool eof = false;                // half-closed: it sends no more, and may still read
+    bool held = false;               // not read until its outbox has drained: backpressure
+    const char* finished = nullptr;  // why it is closed at the end of this round
+
+    /// For writing only while something waits to be written: an idle socket is always writable, and
+    /// a wait that asks for that never sleeps.
+    Events wants() const {
+        if (finished) return nothing;
+        const bool listens = !eof && !held && !session.closing;
+        return (listens ? readable : nothing) | (session.outbox.empty() ? nothing : writable);
+    }
+};
+
+inline void set_nonblocking(const Descriptor& fd) { ::fcntl(fd.get(), F_SETFL, O_NONBLOCK); }
+
+/// "127.0.0.1:9001" or "[::1]:9001".
+inline std::string address_text(const sockaddr_storage& address, socklen_t size) {
+    char host[NI_MAXHOST], port[NI_MAXSERV];
+    if (::getnameinfo(reinterpret_cast<const sockaddr*>(&address), size, host, sizeof host, port,
+                      sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+        return "?";
+    const bool v6 = address.ss_family == AF_INET6;
+    return (v6 ? "[" + std::string(host) + "]" : std::string(host)) + ":" + port;
+}
+
+enum class Mode { blocking, nonblocking };
+
+/// The listeners and clients of one server, and the steps that each stage takes with them. A step
+/// never closes anything: descriptor numbers are handed out again at once, and an event still to be
+/// handled in this round would reach a stranger. close_finished() ends the round.
+class Sockets {
+public:
+    std::vector<Listener> listeners;
+    std::unordered_map<int, Client> clients;  // by descriptor
+
+    /// Called whenever what we want to know of a descriptor changes, and only then: from `before`
+    /// to `now`. `nothing` before: it is new; `nothing` now: it is not watched any more.
+    using Watch = std::function<void(int fd, Events before, Events now)>;
+
+    /// Opens every listener asked for, or ends the program. Without `watch` nothing is watched.
+    Sockets(Program& program, Mode mode, Watch watch = nullptr)
+        : program_(program), mode_(mode), watch_(std::move(watch)) {
+        for (const Port& port : program.options.ports) listen_on(port);
+        watch_for(program.signal_fd(), nothing, readable);
+        watch_listeners(nothing, readable);
+    }
+
+    /// The listener with this descriptor, or null.
+    Listener* listener(int fd) {
+        for (Listener& listener : listeners)
+            if (listener.fd.get() == fd) return &listener;
+        return nullptr;
+    }
+
+    /// Seconds that the next wait may last at the most; negative: no limit.
+    double wait_limit() const {
+        const double limit = program_.options.timeout;
+        return retry_at_ == never || (limit >= 0 && limit < retry_every) ? limit : retry_every;
+    }
+
+    /// To be told of each wait: the call's name, what became ready, how many entries were walked to
+    /// find that out, stopwatch() before the call, and errno if it failed.
+    void waited(const char* call, const std::vector<Ready>& ready, std::size_t scanned, double before,
+                int error) {
+        ++counters_.waits;
+        counters_.ready += ready.size();
+        counters_.scanned += scanned;
+        if (program_.narrating()) {
+            const std::string outcome = error ? std::string("error=") + errno_name(error)
+                                              : "ready=" + std::to_string(ready.size()) + " on=" + list(ready);
+            program_.narrate("wait", "call=%s watching=%zu %s slept=%.3f", call, watching_,
+                             outcome.c_str(), monotonic() - before);
+        }
+        if (error && error != EINTR) program_.rest(retry_every);  // out of memory: do not spin on it
+    }
+
+    std::size_t watching() const { return watching_; }
+    bool accepting() const { return accepting_; }
+
+    /// To be told of a descriptor that the system refuses to watch: nothing would ever be heard of
+    /// it again.
+    void cannot_watch(int fd, int error) {
+        const auto client = clients.find(fd);
+        if (client == clients.end()) program_.fail(1, "cannot watch fd %d: %s", fd, errno_name(error));
+        client->second.watched = nothing;
+        --watching_;
+        finish(client->second, errno_name(error));
+    }
+
+    /// Accepts one newcomer; null if there is none, or none can be had now.
+    Client* accept_from(Listener& listener) {
+        if (!accepting_) return nullptr;
+        sockaddr_storage address{};
+        socklen_t size = sizeof address;
+        const double before = program_.stopwatch();
+        ++counters_.accept;
+        Descriptor fd(::accept(listener.fd.get(), reinterpret_cast<sockaddr*>(&address), &size));
+        if (fd.get() < 0) {
+            not_accepted(listener, errno, before);
+            return nullptr;
+        }
+        const int number = fd.get();
+        if (mode_ == Mode::nonblocking) set_nonblocking(fd);
+        else Program::may_sleep_in(1, number);
+        // An answer is sent whole, and nothing is gained by keeping its last segment back until the
+        // one before is acknowledged (Nagle's algorithm, RFC 896): with a peer that delays its
+        // acknowledgements that costs 40 ms.
+        const int on = 1;
+        ::setsockopt(number, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        program_.detail("call", "name=setsockopt fd=%d option=TCP_NODELAY", number);
+        Client newcomer{std::move(fd), Session{listener.service, number}};
+        Client& client = clients.emplace(number, std::move(newcomer)).first->second;
+        counters_.clients = clients.size();
+        counters_.max_clients = std::max(counters_.max_clients, counters_.clients);
+        if (program_.narrating())
+            program_.narrate("accept", "fd=%d service=%s peer=%s clients=%zu%s", number,
+                             name_of(listener.service), address_text(address, size).c_str(),
+                             clients.size(), slept(before).c_str());
+        services_.connect(client.session);
+        send_what_was_said();
+        update(client);
+        return &client;
+    }
+
+    /// One bounded read, so that a client who never stops sending does not keep the others waiting;
+    /// what is left makes the socket ready again in the next round. Answers are sent at once.
+    void read_from(Client& client) {
+        if (!(client.wants() & readable)) return;
+        const int fd = client.fd.get();
+        const double before = program_.stopwatch();
+        ++counters_.recv;
+        const ssize_t count = ::recv(fd, buffer_, sizeof buffer_, 0);
+        if (count < 0) return not_done(client, "recv", errno, before);
+        const std::string_view bytes(buffer_, static_cast<std::size_t>(count));
+        counters_.bytes_in += bytes.size();
+        if (program_.narrating())
+            program_.narrate("recv", "fd=%d bytes=%zd%s%s%s", fd, count, count ? " data=" : "",
+                             count ? quoted(bytes).c_str() : "", slept(before).c_str());
+        if (count > 0) {
+            services_.receive(client.session, bytes);
+        } else {  // the end of its input, not of our answer
+            client.eof = true;
+            services_.end_of_input(client.session);
+        }
+        send_what_was_said();
+        update(client);
+    }
+
+    /// TCP's urgent byte travels beside the stream. Whoever is told of it has to fetch it, or is told
+    /// in every round (RFC 6093: not for new programs).
+    void read_urgent(Client& client) {
+        if (!(client.wants() & readable)) return;
+        char byte = 0;
+        ++counters_.recv;
+        const ssize_t count = ::recv(client.fd.get(), &byte, 1, MSG_OOB);
+        if (count == 1)
+            program_.narrate("urgent", "fd=%d data=%s", client.fd.get(), quoted({&byte, 1}).c_str());
+        else if (count < 0 && errno != EINVAL)  // EINVAL: fetched, or overtaken by another
+            not_done(client, "recv", errno, 0);
+    }
+
+    /// One send of what waits. The kernel may take less than it is offered; the rest waits until the
+    /// socket is writable.
+    void write_to(Client& client) {
+        if (!(client.wants() & writable)) return;
+        const int fd = client.fd.get();
+        Outbox& outbox = client.session.outbox;
+        const double before = program_.stopwatch();
+        ++counters_.send;
+        const ssize_t count = ::send(fd, outbox.waiting().data(), outbox.size(), 0);
+        if (count < 0) return not_done(client, "send", errno, before);
+        counters_.bytes_out += static_cast<std::uint64_t>(count);
+        outbox.sent(static_cast<std::size_t>(count));
+        if (program_.narrating()) {
+            const std::string left = outbox.empty() ? "" : " left=" + std::to_string(outbox.size());
+            program_.narrate("send", "fd=%d bytes=%zd%s%s", fd, count, left.c_str(),
+                             slept(before).c_str());
+        }
+        update(client);
+    }
+
+    /// Ends the round: closes whoever is finished, and lets newcomers in where that makes room.
+    void close_finished() {
+        const bool room = !finished_.empty();
+        for (std::size_t i = 0; i < finished_.size(); ++i) {  // it grows: to be told can finish others
+            Client& client = *finished_[i];
+            services_.leave(client.session);
+            send_what_was_said();
+            close_client(client);
+        }
+        finished_.clear();
+        if (accepting_ || !(room || (retry_at_ != never && monotonic() >= retry_at_))) return;
+        accepting_ = true;
+        retry_at_ = never;
+        program_.narrate("resume", "clients=%zu", clients.size());
+        watch_listeners(nothing, readable);
+    }
+
+    /// The server stops: whoever understands it is told, and everything is closed.
+    void close_all() {
+        for (auto& [fd, client] : clients) {
+            set_nonblocking(client.fd);
+            services_.say_goodbye(client.session);
+            if (client.session.spoken_to) write_to(client);
+        }
+        while (!clients.empty()) {
+            Client& client = clients.begin()->second;
+            client.finished = "stop";
+            close_client(client);
+        }
+        listeners.clear();
+    }
+
+private:
+    static constexpr double never = std::numeric_limits<double>::infinity();
+    static constexpr double retry_every = 1;  // second
+
+    void listen_on(const Port& port) {
+        const std::string number = std::to_string(port.number);
+        const char* address = program_.options.address.c_str();
+        addrinfo hints{}, *found = nullptr;
+        hints.ai_family = AF_UNSPEC;
+        hints.ai_socktype = SOCK_STREAM;
+        hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;  // asks no name server
+        if (::getaddrinfo(address, number.c_str(), &hints, &found) != 0)
+            program_.fail(2, "-a %s: an IPv4 or IPv6 address is wanted, such as 127.0.0.1 or ::1",
+                          quoted(address).c_str());
+        Descriptor fd(::socket(found->ai_family, SOCK_STREAM, 0));
+        // Without it the port could not be had again while connections of the last run linger in
+        // TIME_WAIT.
+        const int on = 1;
+        ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+        // Non-blocking even where a wait says that somebody is there: whoever it was may have left
+        // again before accept() is called.
+        if (mode_ == Mode::nonblocking) set_nonblocking(fd);
+        const bool listens = fd.get() >= 0 && ::bind(fd.get(), found->ai_addr, found->ai_addrlen) == 0 &&
+                             ::listen(fd.get(), SOMAXCONN) == 0;
+        const int error = errno;
+        ::freeaddrinfo(found);
+        if (!listens)
+            program_.fail(1, "cannot listen on %s port %d: %s", address, port.number,
+                          std::strerror(error));
+        sockaddr_storage bound{};
+        socklen_t size = sizeof bound;
+        ::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&bound), &size);
+        program_.say("listen", "fd=%d service=%s address=%s", fd.get(), name_of(port.service),
+                     address_text(bound, size).c_str());
+        listeners.push_back({std::move(fd), port.service});
+    }
+
+    void watch_for(int fd, Events before, Events now) {
+        if (!watch_ || before == now) return;
+        ++counters_.watch;
+        if (before == nothing) ++watching_;
+        if (now == nothing) --watching_;
+        program_.detail("watch", "fd=%d for=%s", fd, letters(now).c_str());
+        watch_(fd, before, now);
+    }
+
+    void watch_listeners(Events before, Events now) {
+        for (const Listener& listener : listeners) watch_for(listener.fd.get(), before, now);
+    }
+
+    void not_accepted(const Listener& listener, int error, double before) {
+        const bool again = error == EAGAIN || error == EWOULDBLOCK;
+        if (again) ++counters_.would_block;
+        if (!again || program_.options.verbose)
+            program_.narrate("accept", "fd=%d error=%s%s", listener.fd.get(), errno_name(error),
+                             slept(before).c_str());
+        // Nobody there, a signal, a newcomer who left again: nothing that the next round would not
+        // mend. Anything else is a lack of descriptors or memory, and lasts. The newcomer stays in
+        // the backlog and the listener ready: to go on watching it would be to spin.
+        if (again || error == EINTR || error == ECONNABORTED || error == EPROTO) return;
+        accepting_ = false;
+        // Our own limit gives way when a client leaves. What others use up gives no sign: try again.
+        if (error != EMFILE || clients.empty()) retry_at_ = monotonic() + retry_every;
+        program_.narrate("pause", "reason=%s clients=%zu", errno_name(error), clients.size());
+        watch_listeners(readable, nothing);
+    }
+
+    /// A call on a client failed. "Not now" means later; anything else, that this client is lost.
+    void not_done(Client& client, const char* call, int error, double before) {
+        const bool again = error == EAGAIN || error == EWOULDBLOCK;
+        if (again) ++counters_.would_block;
+        if (!again || program_.options.verbose)
+            program_.narrate(call, "fd=%d error=%s%s", client.fd.get(), errno_name(error),
+                             slept(before).c_str());
+        if (again || error == EINTR) return update(client);
+        finish(client, errno_name(error));
+    }
+
+    /// Write first, ask later: whoever was spoken to is sent it now. Only what the kernel does not
+    /// take waits for writability; whoever waits for that already need not be tried in vain.
+    void send_what_was_said() {
+        for (Session* session : services_.spoken_to) {
+            Client& client = clients.at(session->id);
+            session->spoken_to = false;
+            if (session->too_slow) finish(client, "slow_reader");
+            else if (!(client.watched & writable)) write_to(client);
+        }
+        services_.spoken_to.clear();
+    }
+
+    /// After anything that may have changed what we want of this client.
+    void update(Client& client) {
+        const Session& session = client.session;
+        if (session.outbox.empty()) {
+            client.held = false;
+            if (session.closing) return finish(client, session.closing);
+            if (client.eof) return finish(client, "eof");
+        } else if (session.outbox.size() >= outbox_limit) {
+            client.held = true;
+        }
+        const Events wanted = client.wants();
+        if (wanted == client.watched) return;
+        watch_for(client.fd.get(), std::exchange(client.watched, wanted), wanted);
+    }
+
+    void finish(Client& client, const char* reason) {
+        if (client.finished) return;
+        client.finished = reason;
+        finished_.push_back(&client);
+    }
+
+    void close_client(Client& client) {
+        const int fd = client.fd.get();
+        watch_for(fd, client.watched, nothing);
+        if (mode_ == Mode::blocking) Program::may_sleep_in(1, -1);
+        if (client.session.closing || client.finished == std::string_view("stop")) read_out(client);
+        program_.narrate("close", "fd=%d reason=%s clients=%zu", fd, client.finished,
+                         clients.size() - 1);
+        clients.erase(fd);
+        counters_.clients = clients.size();
+    }
+
+    /// close() with bytes unread sends a reset, and that may overtake our last words and wipe them
+    /// out on the peer's side (RFC 1122, 4.2.2.13). So what has come already is read, and dropped.
+    void read_out(Client& client) {
+        ::shutdown(client.fd.get(), SHUT_WR);
+        set_nonblocking(client.fd);
+        for (std::size_t read = 0; read < outbox_limit;) {
+            ++counters_.recv;
+            const ssize_t count = ::recv(client.fd.get(), buffer_, sizeof buffer_, 0);
+            program_.detail("call", "name=recv fd=%d dropped=%zd", client.fd.get(), count);
+            if (count < 0 && errno == EAGAIN) ++counters_.would_block;
+            if (count <= 0) return;
+            read += static_cast<std::size_t>(count);
+            counters_.bytes_in += static_cast<std::uint64_t>(count);
+        }
+    }
+
+    std::string slept(double before) const {
+        if (mode_ == Mode::nonblocking) return "";
+        char text[32];
+        std::snprintf(text, sizeof text, " slept=%.3f", monotonic() - before);
+        return text;
+    }
+
+    Program& program_;
+    Counters& counters_ = program_.counters;
+    const Mode mode_;
+    const Watch watch_;
+    Services services_;
+    std::vector<Client*> finished_;
+    std::size_t watching_ = 0;
+    bool accepting_ = true;
+    double retry_at_ = never;  // when to let newcomers in again, though nobody has left
+    char buffer_[16 * 1024];
+};

@@ -1,0 +1,313 @@
+// selector.hpp: hand descriptors to the operating system, and be called back when they are ready. A
+// C++ counterpart of Python's `selectors`; needs nothing else of this folder.
+//
+//     selectors::DefaultSelector selector;
+//     selector.register_fd(fd, selectors::read, [&](selectors::Events) { /* read from fd */ });
+//     for (;;)
+//         for (const auto& [key, events] : selector.select()) key->call(events);
+//
+// The callback is called by the program, in the loop above; the system only notifies.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/select.h>
+
+#if __has_include(<sys/epoll.h>) && !defined(SELECTOR_WITHOUT_EPOLL)
+#include <sys/epoll.h>
+#include <unistd.h>
+#define SELECTOR_HAS_EPOLL 1
+#else
+#define SELECTOR_HAS_EPOLL 0
+#endif
+
+namespace selectors {
+
+using Events = unsigned;
+constexpr Events read = 1, write = 2, urgent = 4;  // urgent: TCP's urgent data, with read or alone
+using Callback = std::function<void(Events)>;
+
+/// A registered descriptor: what is wanted of it, and whom to call.
+struct Key {
+    int fd;
+    Events events;
+    Callback callback;
+
+    /// Calls back with what of `ready` is still wanted. Nothing, if a callback earlier in the same
+    /// round has unregistered this descriptor: the event was for one that is gone, also if its number
+    /// has been handed out and registered again since.
+    void call(Events ready) const {
+        if (ready & events) callback(ready & events);
+    }
+};
+
+/// What the three have in common. Every error is an exception, and leaves things as they were:
+/// std::invalid_argument: a negative descriptor, one registered already, one that select() cannot
+/// hold, no events; std::out_of_range: a descriptor that is not registered; std::system_error: what
+/// the system says, EBADF for a closed descriptor, EPERM for a file that epoll cannot watch.
+class Selector {
+public:
+    virtual ~Selector() = default;
+
+    /// From now on select() reports `fd` when it is ready for any of `events`. Close it only after
+    /// unregister(). (Python's `register` is a reserved word in C++.)
+    const Key& register_fd(int fd, Events events, Callback callback) {
+        if (fd < 0) throw std::invalid_argument("negative descriptor " + std::to_string(fd));
+        check(events);
+        if (keys_.contains(fd)) throw std::invalid_argument(about(fd) + " is registered already");
+        auto key = std::make_unique<Key>(Key{fd, events, std::move(callback)});
+        add(*key);
+        return *(keys_[fd] = std::move(key));
+    }
+
+    const Key& modify(int fd, Events events) {
+        check(events);
+        Key& key = find(fd);
+        change(key, events);
+        key.events = events;
+        return key;
+    }
+
+    /// The key stays valid until the next select(), for the callback that may just be running.
+    void unregister(int fd) {
+        Key& key = find(fd);
+        remove(key);
+        key.events = 0;
+        retired_.push_back(std::move(keys_.at(fd)));
+        keys_.erase(fd);
+    }
+
+    /// Waits until something is ready, for `timeout` seconds at the most (negative: no limit), and
+    /// returns pairs of key and events; none when the time is over or a signal came. Errors and
+    /// hang-ups are reported as readiness for whatever is wanted: the next read or write says what
+    /// happened. Not to be called by a callback; the list is valid until the next call.
+    const std::vector<std::pair<const Key*, Events>>& select(double timeout = -1) {
+        retired_.clear();
+        ready_.clear();
+        const int count = wait(timeout);
+        if (count < 0 && errno != EINTR) throw std::system_error(errno, std::generic_category(), call());
+        if (count > 0) collect(count);
+        return ready_;
+    }
+
+    const Key& get_key(int fd) const { return const_cast<Selector*>(this)->find(fd); }
+    std::size_t size() const { return keys_.size(); }
+
+    /// The system call that waits, and how many entries each select() walks, the kernel and we.
+    virtual const char* call() const = 0;
+    virtual std::size_t walked() const { return 2 * keys_.size(); }
+
+protected:
+    virtual void add(const Key& key) = 0;
+    virtual void change(const Key& key, Events events) = 0;
+    virtual void remove(const Key& key) = 0;
+    virtual int wait(double timeout) = 0;       // as the system call: how many, or -1 and errno
+    virtual void collect(int count) = 0;        // reports each that is ready
+
+    void report(const Key& key, Events events) {
+        if (events & key.events) ready_.emplace_back(&key, events & key.events);
+    }
+
+    static std::string about(int fd) { return "descriptor " + std::to_string(fd); }
+
+    // select and poll learn of a closed descriptor only later, in the wait.
+    static void check_open(int fd) {
+        if (::fcntl(fd, F_GETFD) < 0) throw std::system_error(errno, std::generic_category(), about(fd));
+    }
+
+    // Rounded up: rounded down, the last part of a millisecond would not be waited for.
+    static int milliseconds(double seconds) {
+        return seconds < 0 ? -1 : static_cast<int>(std::ceil(std::min(seconds, 1e6) * 1000));
+    }
+
+    std::unordered_map<int, std::unique_ptr<Key>> keys_;
+
+private:
+    static void check(Events events) {
+        if (events == 0) throw std::invalid_argument("no events to wait for");
+        if (events & ~(read | write | urgent)) throw std::invalid_argument("unknown events");
+    }
+
+    Key& find(int fd) {
+        const auto found = keys_.find(fd);
+        if (found == keys_.end()) throw std::out_of_range(about(fd) + " is not registered");
+        return *found->second;
+    }
+
+    std::vector<std::pair<const Key*, Events>> ready_;
+    std::vector<std::unique_ptr<Key>> retired_;
+};
+
+/// Sets of bits, copied for every call because select() overwrites them; FD_SETSIZE descriptors.
+class SelectSelector : public Selector {
+public:
+    SelectSelector() { for (fd_set& set : wanted_) FD_ZERO(&set); }
+    const char* call() const override { return "select"; }
+
+protected:
+    void add(const Key& key) override {
+        if (key.fd >= FD_SETSIZE) throw std::invalid_argument(about(key.fd) + " does not fit an fd_set");
+        check_open(key.fd);
+        change(key, key.events);
+    }
+
+    void change(const Key& key, Events events) override {
+        for (std::size_t i = 0; i < 3; ++i) {
+            if (events & (1U << i)) FD_SET(key.fd, &wanted_[i]);
+            else FD_CLR(key.fd, &wanted_[i]);
+        }
+    }
+
+    void remove(const Key& key) override { change(key, 0); }
+
+    int wait(double timeout) override {
+        found_ = wanted_;
+        int highest = -1;
+        for (const auto& [fd, key] : keys_) highest = std::max(highest, fd);
+        const double seconds = std::floor(std::min(timeout, 1e6));
+        timeval limit{};
+        limit.tv_sec = static_cast<time_t>(seconds);
+        limit.tv_usec = static_cast<suseconds_t>((std::min(timeout, 1e6) - seconds) * 1e6);
+        return ::select(highest + 1, &found_[0], &found_[1], &found_[2], timeout < 0 ? nullptr : &limit);
+    }
+
+    void collect(int) override {
+        for (const auto& [fd, key] : keys_) {
+            Events events = 0;
+            for (std::size_t i = 0; i < 3; ++i)
+                if (FD_ISSET(fd, &found_[i])) events |= 1U << i;
+            report(*key, events);
+        }
+    }
+
+private:
+    std::array<fd_set, 3> wanted_{}, found_{};  // read, write, urgent: in the order of their bits
+};
+
+/// An array that outlives the call; any number of descriptors.
+class PollSelector : public Selector {
+public:
+    const char* call() const override { return "poll"; }
+
+protected:
+    void add(const Key& key) override {
+        check_open(key.fd);
+        place_[key.fd] = watched_.size();
+        watched_.push_back({key.fd, mask(key.events), 0});
+    }
+
+    void change(const Key& key, Events events) override {
+        watched_[place_.at(key.fd)].events = mask(events);
+    }
+
+    void remove(const Key& key) override {
+        const std::size_t place = place_.at(key.fd);
+        watched_[place] = watched_.back();
+        place_[watched_[place].fd] = place;
+        watched_.pop_back();
+        place_.erase(key.fd);
+    }
+
+    int wait(double timeout) override {
+        return ::poll(watched_.data(), static_cast<nfds_t>(watched_.size()), milliseconds(timeout));
+    }
+
+    void collect(int) override {
+        for (const pollfd& entry : watched_) {
+            if (entry.revents == 0) continue;
+            const bool broken = (entry.revents & (POLLHUP | POLLERR | POLLNVAL)) != 0;
+            report(*keys_.at(entry.fd), (broken || (entry.revents & POLLIN) ? read : 0U) |
+                                            (broken || (entry.revents & POLLOUT) ? write : 0U) |
+                                            (broken || (entry.revents & POLLPRI) ? urgent : 0U));
+        }
+    }
+
+private:
+    static short mask(Events events) {
+        return static_cast<short>(((events & read) ? POLLIN : 0) | ((events & write) ? POLLOUT : 0) |
+                                  ((events & urgent) ? POLLPRI : 0));
+    }
+
+    std::vector<pollfd> watched_;
+    std::unordered_map<int, std::size_t> place_;  // of a descriptor in watched_
+};
+
+#if SELECTOR_HAS_EPOLL
+
+/// The list is the kernel's, and only what is ready comes back.
+class EpollSelector : public Selector {
+public:
+    EpollSelector() {
+        if (epoll_ < 0) throw std::system_error(errno, std::generic_category(), "epoll_create1");
+    }
+    ~EpollSelector() override { ::close(epoll_); }
+    EpollSelector(const EpollSelector&) = delete;
+    EpollSelector& operator=(const EpollSelector&) = delete;
+    const char* call() const override { return "epoll_wait"; }
+    std::size_t walked() const override { return walked_; }
+
+protected:
+    void add(const Key& key) override { control(EPOLL_CTL_ADD, key.fd, key.events); }
+    void change(const Key& key, Events events) override { control(EPOLL_CTL_MOD, key.fd, events); }
+
+    // Of a descriptor that was closed first epoll knows nothing any more: that is no error here.
+    void remove(const Key& key) override {
+        epoll_event unused{};
+        ::epoll_ctl(epoll_, EPOLL_CTL_DEL, key.fd, &unused);
+    }
+
+    int wait(double timeout) override {
+        walked_ = 0;
+        return ::epoll_wait(epoll_, found_.data(), static_cast<int>(found_.size()), milliseconds(timeout));
+    }
+
+    void collect(int count) override {
+        walked_ = 2 * static_cast<std::size_t>(count);
+        for (int i = 0; i < count; ++i) {
+            const epoll_event& entry = found_[static_cast<std::size_t>(i)];
+            const auto key = keys_.find(entry.data.fd);
+            if (key == keys_.end()) continue;  // closed, never unregistered, alive in a copy
+            const bool broken = (entry.events & (EPOLLHUP | EPOLLERR)) != 0;
+            report(*key->second, (broken || (entry.events & EPOLLIN) ? read : 0U) |
+                                     (broken || (entry.events & EPOLLOUT) ? write : 0U) |
+                                     (broken || (entry.events & EPOLLPRI) ? urgent : 0U));
+        }
+    }
+
+private:
+    void control(int operation, int fd, Events events) {
+        epoll_event entry{};
+        entry.data.fd = fd;
+        entry.events = ((events & read) ? EPOLLIN : 0U) | ((events & write) ? EPOLLOUT : 0U) |
+                       ((events & urgent) ? EPOLLPRI : 0U);
+        if (::epoll_ctl(epoll_, operation, fd, &entry) < 0)
+            throw std::system_error(errno, std::generic_category(), about(fd));
+    }
+
+    const int epoll_ = ::epoll_create1(0);
+    std::array<epoll_event, 256> found_{};  // more than that are found by the next call
+    std::size_t walked_ = 0;
+};
+
+using DefaultSelector = EpollSelector;
+
+#else
+
+using DefaultSelector = PollSelector;
+
+#endif
+
+}  // namespace selectors
