@@ -1,0 +1,74 @@
+"""pytest's options, and which variants there are to test.
+
+    --stage=4 --server=./mine    or STAGE and SERVER in the environment: that stage's scenarios
+                                 alone, against that program in place of ours
+    --seed=N                     or SEED: what is random is random in the same way again
+"""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import harness  # noqa: E402
+
+
+def pytest_addoption(parser):
+    parser.addoption("--stage", default=os.environ.get("STAGE", ""),
+                     help="only these stages: 4, 6-poll, 2-5, '1 3'")
+    parser.addoption("--server", default=os.environ.get("SERVER", ""),
+                     help="a program to test in place of ours, as the stage that --stage names")
+    parser.addoption("--seed", type=int, default=int(os.environ.get("SEED") or 0),
+                     help="repeats what was random in the run that printed this seed")
+
+
+def pytest_configure(config):
+    server = config.getoption("--server")
+    if server:
+        if not config.getoption("--stage"):
+            raise pytest.UsageError("--server needs --stage: which stage is it to be tested as?")
+        if not os.access(server, os.X_OK):
+            raise pytest.UsageError(f"--server={server}: that is no program")
+    try:
+        config.variants = harness.variants(config.getoption("--stage"), server)
+    except ValueError as wrong:
+        raise pytest.UsageError(str(wrong)) from None
+    config.seed = config.getoption("--seed") or random.SystemRandom().randrange(1, 10 ** 9)
+    harness.end_on_sigterm()
+
+
+def pytest_report_header(config):
+    chosen = " ".join(variant.id for variant in config.variants)
+    missing = sorted({str(v.program) for v in config.variants if not v.program.exists()})
+    lines = [f"servers: {chosen}{' (sanitized)' if harness.SANITIZED else ''}, "
+             f"seed: {config.seed}"]
+    return lines + [f"not built: {', '.join(missing)}"] * bool(missing)
+
+
+def pytest_generate_tests(metafunc):
+    """A test that takes `variant` runs once for each."""
+    if "variant" in metafunc.fixturenames:
+        variants = metafunc.config.variants
+        only = metafunc.definition.get_closest_marker("only")
+        if only:
+            variants = [variant for variant in variants if variant.matches(only.args[0])]
+        asked = metafunc.definition.get_closest_marker("scenario")
+        if asked:
+            variants = [variant for variant in variants if not asked.args[0].why_not(variant)]
+        metafunc.parametrize("variant", variants, ids=[variant.id for variant in variants])
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests of our own sources say nothing about somebody else's server."""
+    if config.getoption("--server"):
+        kept = [item for item in items if not item.get_closest_marker("sources")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
+@pytest.fixture
+def seed(request):
+    return request.config.seed

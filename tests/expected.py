@@ -1,0 +1,357 @@
+"""What is expected of each scenario, stage by stage; scenarios/ only observe.
+
+A row: what the scenario returns, key by key, under "all"; then what is otherwise in some
+stages, under words such as "1", "2-5" or "3 6-select" (Variant.matches). A value is what is
+expected, or a condition: at_least(3), at_most(0.5), anything (told, not judged).
+
+The flaw that a stage is there to show is expected of it like everything else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from harness import Variant
+
+
+class Condition:
+    """A value is right if the test holds; prints as its text."""
+
+    def __init__(self, text: str, test: Callable[[Any], bool]) -> None:
+        self.text, self.test = text, test
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __eq__(self, value: object) -> bool:
+        try:
+            return bool(self.test(value))
+        except TypeError:
+            return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def at_least(least: float) -> Condition:
+    return Condition(f"at least {least:g}", lambda value: value >= least)
+
+
+def at_most(most: float) -> Condition:
+    return Condition(f"at most {most:g}", lambda value: value <= most)
+
+
+def between(least: float, most: float) -> Condition:
+    return Condition(f"{least:g} to {most:g}", lambda value: least <= value <= most)
+
+
+def one_of(*values: Any) -> Condition:
+    return Condition(" or ".join(map(repr, values)), lambda value: value in values)
+
+
+anything = Condition("anything", lambda value: True)
+
+
+def expected_for(scenario: str, variant: Variant) -> dict[str, Any]:
+    """A scenario's row as it reads for that variant."""
+    row = EXPECTED[scenario]
+    merged = dict(row.get("all", {}))
+    for which, values in row.items():
+        if which != "all" and variant.matches(which):
+            merged.update(values)
+    return merged
+
+
+def differences(observed: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """One line for whatever is not as expected; what nobody expects is a difference, too."""
+    lines = []
+    for key in [*expected, *(key for key in observed if key not in expected)]:
+        if key not in observed:
+            lines.append(f"{key}: expected {expected[key]!r}, but it was not observed")
+        elif key not in expected:
+            lines.append(f"{key}: {observed[key]!r} was observed, but the table has no such key")
+        elif not expected[key] == observed[key]:
+            lines.append(f"{key}: expected {expected[key]!r}, observed {observed[key]!r}")
+    return lines
+
+
+MANY = "2-6"                                   # the stages that serve many at once
+WAITING = "3-6"                                # those that have a wait
+SELECT = "3 6-select"                          # those that are bound to FD_SETSIZE
+
+ANY = anything
+TOO_LONG = "error: a line is 4096 bytes at the most\n"
+BAD_NAME = "* a name is 1 to 20 letters, digits, - or _\n"
+TAKEN = "* that name is taken\n"
+UNKNOWN = "* no such command: there are /nick NAME and /who\n"
+
+
+def _names(first: int, last: int, *, without: int = 0) -> str:
+    return ", ".join(f"guest-{i}" for i in range(first, last + 1) if i != without)
+
+
+def _stopped(service: str, bye: str, **second: Any) -> dict[str, Any]:
+    """Both signals do the same."""
+    row = {"first": bye, "first_ended": "eof", "second": bye, "second_ended": "eof", "status": 0,
+           "within_a_second": True, "reasons": ["stop"], **second}
+    return {f"{service} SIGINT": row, f"{service} SIGTERM": row}
+
+
+def _all_stopped(**second: Any) -> dict[str, Any]:
+    return {**_stopped("echo", "", **second),
+            **_stopped("greet", "goodbye: the server stops\n", **second),
+            **_stopped("chat", "* the server stops\n", **second)}
+
+
+EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
+
+    # crowds.py
+
+    "second_client": {
+        "all": {"answered_while_first_is_silent": True, "answer_in_the_end": "hello\n",
+                "milliseconds": ANY, "first_is_gone": "eof"},
+        # One thread sleeps in recv() for the first: the second waits until that one leaves.
+        "1": {"answered_while_first_is_silent": False, "milliseconds": at_least(200)},
+    },
+    "second_listener": {
+        "all": {"while_the_first_has_a_client": True, "when_that_one_has_left": True,
+                "first_listener_goes_on": "again\n", "says_why_not": False},
+        # One thread waits in one accept(), for ever.
+        "1": {"while_the_first_has_a_client": False, "when_that_one_has_left": False,
+              "says_why_not": True},
+    },
+    "all_listeners": {
+        "all": {"echo": "first\n",
+                "greet": "welcome: every line comes back with ' good' behind it, q ends\n",
+                "chat": "* you are guest-1, alone here\n", "echo_again": "second\n",
+                "listeners": ["echo", "greet", "chat", "echo"], "ports_differ": True},
+        "1": {"greet": None, "chat": None, "echo_again": None},
+    },
+    "two_clients": {
+        "all": {"answered_while_all_are_there": 2, "got_exactly_their_own": 2, "ended_well": 2},
+        "1": {"answered_while_all_are_there": 1},
+    },
+    "fifty_clients": {
+        "all": {"answered_while_all_are_there": 50, "got_exactly_their_own": 50, "ended_well": 50},
+        "1": {"answered_while_all_are_there": 1},
+    },
+    "ping_pong": {"all": {"right_answers": 100}},
+    "past_fd_setsize": {
+        "all": {"served_at_once": 1100, "served_in_the_end": 1100, "limit_is_fd_setsize": False,
+                "limit_is_what_the_system_allows": True, "highest_descriptor": at_least(1100),
+                "paused_for_lack_of_descriptors": False},
+        "1": {"served_at_once": 1, "highest_descriptor": at_most(10),
+              "limit_is_what_the_system_allows": False},
+        # A descriptor of 1024 or more does not fit an fd_set; the rest waits in the backlog.
+        SELECT: {"served_at_once": between(1000, 1022), "highest_descriptor": 1023,
+                 "limit_is_fd_setsize": True, "limit_is_what_the_system_allows": False,
+                 "paused_for_lack_of_descriptors": True},
+    },
+
+    # protocol.py
+
+    "echo_bytes": {"all": {"spoke_first": False, "back": True, "more": "", "ended": "eof",
+                           "reason": "eof"}},
+    "greet_talk": {"all": {
+        "welcome": "welcome: every line comes back with ' good' behind it, q ends\n",
+        "answers": ["hello good\n", " good\n", " q good\n", "Q good\n", "quit good\n",
+                    "two words good\n", "\x00\x1b[31m\xff good\n"],
+        "at_q": "goodbye\n", "ended": "eof", "reason": "quit"}},
+    "greet_after_q": {"all": {"welcome": True, "answers": "one good\ngoodbye\n", "ended": "eof",
+                              "reason": "quit"}},
+    "greet_last_line": {"all": {
+        "text": ["hello good\n", "eof", "eof"], "q": ["goodbye\n", "eof", "quit"],
+        "with_cr": ["hello good\n", "eof", "eof"], "nothing": ["", "eof", "eof"],
+        "after_lines": ["one good\ntwo good\nthree good\n", "eof", "eof"]}},
+    "chat_alone": {"all": {
+        "hello": "* you are guest-1, alone here\n",
+        "answers": [
+            ["/who", "* here: guest-1\n"],
+            ["", ""],
+            ["to nobody", ""],
+            ["/nick anna", "* guest-1 is now anna\n"],
+            ["/nick Anna", "* anna is now Anna\n"],       # one's own name is not taken
+            ["/nick anna", "* Anna is now anna\n"],
+            ["/nick", BAD_NAME],
+            ["/nick ", BAD_NAME],
+            ["/nick two words", BAD_NAME],
+            ["/nick  x", BAD_NAME],
+            ["/nick a!", BAD_NAME],
+            ["/nick \xe9", BAD_NAME],
+            ["/nick a\x1b", BAD_NAME],
+            ["/nick " + "x" * 20, f"* anna is now {'x' * 20}\n"],
+            ["/nick " + "x" * 21, BAD_NAME],
+            ["/nick guest-7", TAKEN],
+            ["/nick GUEST-x", TAKEN],
+            ["/nick guest", f"* {'x' * 20} is now guest\n"],
+            ["/nick server", TAKEN],
+            ["/nick SERVER", TAKEN],
+            ["/nick a-b_C9", "* guest is now a-b_C9\n"],
+            ["/nickel", UNKNOWN],
+            ["/WHO", UNKNOWN],
+            ["/who now", UNKNOWN],
+            ["/", UNKNOWN],
+            ["/quit", UNKNOWN],
+            [" /who", ""],
+            ["q", ""],
+        ],
+        "last_line": "* here: a-b_C9\n", "ended": "eof"}},
+    "chat_talk": {"all": {
+        "A": ["* you are guest-1, alone here\n", "* guest-2 joins\n", "* guest-3 joins\n",
+              "* guest-2 is now bert\n", "bert: bert: guest-1: hi\n", "* guest-1 is now anna\n",
+              "* bert is now x\n", "* guest-3 is now bert\n", "* x leaves\n"],
+        "B": ["* you are guest-2, here: guest-1\n", "* guest-3 joins\n", "guest-1: hello\n",
+              "* guest-2 is now bert\n", "* guest-1 is now anna\n", "* bert is now x\n",
+              "* guest-3 is now bert\n", "anna: last words\n"],
+        "C": ["* you are guest-3, here: guest-1, guest-2\n", "guest-1: hello\n",
+              "* guest-2 is now bert\n", TAKEN, "* here: guest-1, bert, guest-3\n",
+              "bert: bert: guest-1: hi\n", UNKNOWN, "* guest-1 is now anna\n",
+              "* bert is now x\n", "* guest-3 is now bert\n", "anna: last words\n",
+              "* x leaves\n", "* anna leaves\n", "* here: bert\n"]}},
+    "chat_second_member": {
+        "all": {"first": "* you are guest-1, alone here\n", "second_at_once": True,
+                "second": "* you are guest-2, here: guest-1\n"},
+        # By the time that it gets in, the first has left.
+        "1": {"second_at_once": False, "second": "* you are guest-2, alone here\n"},
+    },
+    "chat_full_room": {"all": {
+        "hello_2": "* you are guest-2, here: guest-1\n",
+        "hello_51": f"* you are guest-51, here: {_names(1, 50)}\n",
+        "hello_52": f"* you are guest-52, here: {_names(1, 50)} and 1 more\n",
+        "hello_53": f"* you are guest-53, here: {_names(1, 50)} and 2 more\n",
+        "joins": ["* guest-2 joins\n", "* guest-53 joins\n"],
+        "who": f"* here: {_names(1, 50)} and 3 more\n",
+        "leaves": "* guest-21 leaves\n",
+        "who_then": f"* here: {_names(1, 51, without=21)} and 2 more\n"}},
+    "chat_harmful_bytes": {"all": {name: f"guest-1: {text}\n" for name, text in {
+        "escape": "?[2J?]0;title?", "controls": "?" * 12, "nul": "a?b", "delete": "a?b",
+        "tab": "a?b", "cr": "a?b", "c1": "????31m??", "not_c1": "\xc2\xa0",
+        "umlaut": "gr\u00f6\u00dfer \u20ac\U0001d11e".encode().decode("latin-1"),
+        "invalid": "???", "cut_short": "??", "cut_in_the_middle": "??x", "overlong": "??",
+        "overlong_3": "???", "surrogate": "???", "beyond": "????", "raw_c1": "?31m"}.items()}},
+
+    # lines.py
+
+    "lines_byte_by_byte": {"all": {"answers": "hello good\nyou good\n good\ngoodbye\n",
+                                   "received_at_a_time": 1}},
+    "lines_many_at_once": {"all": {"right_and_in_order": True}},
+    "lines_split": {"all": {"answers": ["hello good\n", "world good\n", "and and good\n",
+                                        " good\n"]}},
+    "lines_carriage_return": {"all": {
+        "before_newline": "a good\n", "two": "a\r good\n", "alone": " good\n",
+        "inside": "a\rb good\n", "split_off": "a good\n", "split_inside": "a\rb good\n",
+        "newline_first": "a good\n\rb good\n", "q": "goodbye\n"}},
+    "lines_limit": {"all": {
+        "4095": "taken", "4096": "taken", "4097": "refused", "4096 cr": "taken",
+        "4097 cr": "refused", "4096 | newline": "taken", "4096 | cr newline": "taken",
+        "4096 cr | newline": "taken", "4096 | cr | newline": "taken", "4096 cr | x": "refused",
+        "4096 cr cr": "refused", "4096 | x": "refused", "4096 | end": "taken",
+        "4096 cr | end": "taken", "4097 | end": "refused", "2000 | 2000 | 97": "refused",
+        "among others": "one good\n" + TOO_LONG, "reason": "line_too_long"}},
+    "line_without_end": {"all": {"told": TOO_LONG, "server_goes_on": "welcome:",
+                                 "reason": "line_too_long"}},
+    "chat_line_limit": {"all": {"4096": "* here: guest-1\n",
+                                "4097": "* a line is 4096 bytes at the most\n", "ended": "eof",
+                                "reason": "line_too_long"}},
+    "chat_longest_line": {"all": {"whole": True, "next": "guest-1: short\n"}},
+
+    # bulk.py
+
+    "echo_8_mib": {"all": {"same": True, "bytes_in": 8 << 20, "bytes_out": 8 << 20}},
+    "echo_late_reader": {
+        "all": {"same": True, "short_sends": at_least(1)},
+        "1": {"short_sends": 0},               # a blocking send() sleeps until all is taken
+    },
+    "half_close": {"all": {"same": True, "ended": "eof", "reason": "eof"}},
+    "half_close_queued": {
+        "all": {"same": True, "ended": "eof", "reason": "eof",
+                "queued_when_the_half_close_was_seen": True},
+        "1": {"queued_when_the_half_close_was_seen": False},   # it is asleep in send()
+    },
+    "greet_pipelined": {"all": {"same": True, "ended": "eof", "welcomed": True}},
+    "beside_bulk": {"all": {"right_answers": 20, "same": True}},
+
+    # stops.py
+
+    "stop_idle": {"all": {name: {"status": 0, "within_a_second": True, "told": [name],
+                                 "stats_at_the_end": True} for name in ("SIGINT", "SIGTERM")}},
+    "stop_with_clients": {
+        "all": _all_stopped(),
+        # The second was never accepted: the kernel ends it when the listener is closed.
+        "1": _all_stopped(second="", second_ended="reset"),
+    },
+    "stop_while_starting": {"all": {"stopped": at_least(1), "too_early_to_be_caught": ANY,
+                                    "slowest": at_most(1), "other": [], "lost": 0}},
+    "stop_while_talking": {"all": {"stopped": 20, "too_early_to_be_caught": 0,
+                                   "slowest": at_most(1), "other": [], "lost": 0}},
+    "restart": {"all": {"connections_in_time_wait": at_least(1), "same_port": True,
+                        "serves": "welcome"}},
+
+    # costs.py
+
+    "idle": {
+        "all": {"served": 5, "cpu_seconds_in_a_quarter": at_most(0.05), "cpu_share": ANY,
+                "empty_calls": 0, "other_calls": 0, "waits": between(1, 2)},  # SIGUSR1 wakes it
+        "1": {"served": 1, "waits": 0, "other_calls": between(0, 2)},   # ... from recv()
+        # Nobody says anything, and it asks all of them for ever: a whole CPU, if it gets one.
+        "2": {"waits": 0, "empty_calls": at_least(1000), "cpu_seconds_in_a_quarter": ANY,
+              "cpu_share": at_least(0.1)},
+    },
+    "message_cost": {
+        "all": {"waits": 1.0, "ready": 1.0, "watch": 0.0, "recv": 1.0, "send": 1.0,
+                "would_block": 0.0},
+        "1": {"waits": 0.0, "ready": 0.0},
+        "2": {"waits": 0.0, "ready": 0.0, "recv": at_least(1), "would_block": at_least(0.5)},
+    },
+    "counters": {
+        "all": {"welcomed_at_once": 3, "bytes_in": 0, "bytes_out": 0, "clients": 0,
+                "max_clients": 3, "accepts_that_brought_nobody": 0, "waits_narrated": True,
+                "scanned_per_watched": 2.0, "scanned_per_ready": at_least(2.1)},
+        "1": {"welcomed_at_once": 1, "max_clients": 1, "accepts_that_brought_nobody": one_of(0, 1),
+              "scanned_per_watched": None, "scanned_per_ready": None},
+        "2": {"accepts_that_brought_nobody": at_least(3), "scanned_per_watched": None,
+              "scanned_per_ready": None},
+        "5 6-epoll": {"scanned_per_watched": at_most(1.5), "scanned_per_ready": 2.0},
+    },
+    "ready_list": {
+        "all": {"on_client": ["r"], "watching": [4], "ready": [1], "selector": None},
+        "1": {"stage": "01_blocking", "call": [], "on_client": [], "watching": [], "ready": []},
+        "2": {"stage": "02_nonblocking_busyloop", "call": [], "on_client": [], "watching": [],
+              "ready": []},
+        "3": {"stage": "03_select", "call": ["select"]},
+        "4": {"stage": "04_poll", "call": ["poll"]},
+        "5": {"stage": "05_epoll", "call": ["epoll_wait"]},
+        "6": {"stage": "06_selector_callbacks"},
+        "6-select": {"call": ["select"], "selector": "select"},
+        "6-poll": {"call": ["poll"], "selector": "poll"},
+        "6-epoll": {"call": ["epoll_wait"], "selector": "epoll"},
+    },
+    "sleeping": {
+        "all": {"wait": at_least(2), "recv": 0},
+        "1": {"wait": 0, "recv": at_least(2)},
+        "2": {"wait": 0},
+    },
+    "time_limit": {
+        "all": {"shortest": at_least(0.05), "longest": at_most(5), "nothing_on": True,
+                "says_that_it_has_no_wait": False, "serves": "hello\n"},
+        "1-2": {"shortest": None, "longest": None, "says_that_it_has_no_wait": True},
+    },
+    "no_time_limit": {"all": {"ended_for_nothing": 0}},
+    "verbose": {
+        "all": {"other_calls": ["setsockopt"], "empty_calls": False, "watched_for": ["r", "-"],
+                "data": ["hello\n", "x" * 40], "more": [0, 60]},
+        "1": {"watched_for": []},
+        "2": {"watched_for": [], "empty_calls": True},
+    },
+    "quiet": {"all": {"verbs": ["listen", "start", "stats"], "bytes": [6, 6]}},
+    "spinning": {
+        "all": {"lines": False, "rounds_in_a_line": 0, "lines_in_all": at_most(10)},
+        "2": {"lines": True, "rounds_in_a_line": at_least(1000)},
+    },
+
+    # places.py
+
+    "ipv6": {"all": {"address": "[::1]", "peer": "[::1]", "back": "hello\n"}},
+    "default_ports": {"all": {"echo": True, "greet": True, "chat": True}},
+    "ports_asked_for": {"all": {"services": ["chat", "echo", "chat"], "hosts": ["127.0.0.1"],
+                                "first_answers": "* you are guest-1, alone here\n"}},
+}

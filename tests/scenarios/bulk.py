@@ -1,0 +1,91 @@
+"""Much data: nothing may be lost, doubled or mixed up, whoever is slow."""
+
+from hashlib import sha256
+
+from scenarios import scenario
+
+MEBIBYTE = 1 << 20
+
+
+def _same(one, other):
+    return sha256(one).hexdigest() == sha256(other).hexdigest()
+
+
+@scenario("8 MiB through echo, read while they are sent: do they come back the same?")
+def echo_8_mib(run):
+    data = run.random.randbytes(8 * MEBIBYTE)
+    a = run.connect()
+    back = a.exchange(data)
+    stats = run.server.stats()
+    return {"same": _same(data, back), "bytes_in": stats["bytes_in"],
+            "bytes_out": stats["bytes_out"]}
+
+
+@scenario("2 MiB each way for a client that reads only when it can send no more")
+def echo_late_reader(run):
+    data = run.random.randbytes(2 * MEBIBYTE)
+    a = run.connect(rcvbuf=32 * 1024, mss=1400)
+    back = a.exchange(data, late=True)
+    sends = run.server.all("send")
+    return {"same": _same(data, back), "short_sends": sum("left" in send.fields for send in sends)}
+
+
+@scenario("Half-close with 1 MiB in flight: does all of it come back before the end?")
+def half_close(run):
+    data = run.random.randbytes(MEBIBYTE)
+    a = run.connect()
+    back = a.exchange(data, half_close=True)
+    return {"same": _same(data, back), "ended": a.ended, "reason": run.server.closed(a)["reason"]}
+
+
+@scenario("Half-close while the answer is still queued: does all of it come before the end?")
+def half_close_queued(run):
+    data = run.random.randbytes(4 * MEBIBYTE)
+    a = run.connect(rcvbuf=16 * 1024, mss=1400)
+    sent = 0
+
+    def short():
+        return [event for event in run.server.all("send") if "left" in event.fields]
+
+    # Reading nothing, until the kernel no longer takes the whole answer from the server: what the
+    # server then has queued is less than its limit, so it still reads, and finds the half-close.
+    while sent < len(data) and not short():
+        sent += a.send(data[sent:sent + 16 * 1024])
+        if not run.until(lambda: short() or sum(
+                event["bytes"] for event in run.server.all("recv")) == sent):
+            break                                    # asleep: stage 1, in send
+    a.half_close()
+    if short():
+        run.server.wait_for("recv", bytes=0)
+    back = a.recv_until_eof()
+    left = [event for event in run.server.events if "left" in event.fields]
+    ends = run.server.all("recv", bytes=0)
+    return {"same": _same(data[:sent], back), "ended": a.ended,
+            "reason": run.server.closed(a)["reason"],
+            "queued_when_the_half_close_was_seen": bool(left) and run.server.events.index(
+                left[0]) < run.server.events.index(ends[0])}
+
+
+@scenario("10,000 lines to greet, sent without waiting for an answer, then half-close",
+          services=("greet",))
+def greet_pipelined(run):
+    lines = [f"line {i} {'x' * (i % 50)}" for i in range(10000)]
+    a = run.connect(rcvbuf=32 * 1024, mss=1400)
+    welcome = a.recv_line()
+    back = a.exchange("".join(line + "\n" for line in lines).encode(), late=True, half_close=True)
+    right = "".join(line + " good\n" for line in lines).encode()
+    return {"same": _same(back, right), "ended": a.ended, "welcomed": bool(welcome)}
+
+
+@scenario("Is a client answered while another sends and receives megabytes?",
+          not_for={"1": "the second client is not answered while the first is there"})
+def beside_bulk(run):
+    data = run.random.randbytes(4 * MEBIBYTE)
+    bulk, a = run.crowd(2)
+    sent = right = 0
+    for i in range(20):
+        sent += bulk.send_some(data[sent:])          # all that the kernel takes
+        message = f"{i}\n".encode()
+        right += a.exchange(message) == message
+    back = bulk.exchange(data[sent:], len(data))
+    return {"right_answers": right, "same": _same(data, back)}

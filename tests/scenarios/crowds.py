@@ -1,0 +1,122 @@
+"""Many at once: what the stages were made for, and where the first one fails."""
+
+import time
+
+from scenarios import scenario
+
+
+@scenario("Is a second client answered while the first one is silent?")
+def second_client(run):
+    run.say("A connects and says nothing.")
+    a = run.connect(name="A")
+    run.server.accepted(a)
+    run.say("B connects and asks something.")
+    b = run.connect(name="B")
+    asked = time.monotonic()
+    b.send(b"hello\n")
+    answered = run.answered(b)
+    run.say("A leaves.")
+    a.close()
+    answer = b.recv(6)
+    return {
+        "answered_while_first_is_silent": answered,
+        "answer_in_the_end": answer.decode(),
+        "milliseconds": round((time.monotonic() - asked) * 1000, 3),
+        "first_is_gone": run.server.closed(a)["reason"],
+    }
+
+
+@scenario("Is a client of the second listener answered?", services=("echo", "greet"))
+def second_listener(run):
+    a = run.connect("echo")
+    a.exchange(b"hello\n")
+    b = run.connect("greet")
+    beside = run.answered(b)
+    a.close()
+    run.server.closed(a)
+    c = run.connect("echo")
+    return {
+        "while_the_first_has_a_client": beside,
+        "when_that_one_has_left": run.answered(b),
+        "first_listener_goes_on": c.exchange(b"again\n").decode(),
+        "says_why_not": any("never" in note["text"] for note in run.server.all("note")),
+    }
+
+
+@scenario("Do all listeners answer, each its own service?",
+          services=("echo", "greet", "chat", "echo"))
+def all_listeners(run):
+    echo, greet, chat, again = (run.connect("echo"), run.connect("greet"), run.connect("chat"),
+                                run.connect("echo", index=1))
+    echo.send(b"first\n")
+    again.send(b"second\n")
+    answers = {}
+    for name, client in zip(("echo", "greet", "chat", "echo_again"),
+                            (echo, greet, chat, again)):
+        answers[name] = client.recv_line().decode() if run.answered(client, 0.1) else None
+    listening = [event["service"] for event in run.server.listening()]
+    ports = {event["address"] for event in run.server.listening()}
+    return {**answers, "listeners": listening, "ports_differ": len(ports) == 4}
+
+
+def _each_its_own(run, count):
+    """All send a part, all send the rest, all leave; who got what, and who got it when."""
+    def data(i):
+        return b"%d " % i * (50 + 7 * i % 1000)
+
+    crowd = run.crowd(count)
+    crowd.send(lambda i: data(i)[:100])
+    at_once = run.answers(crowd)
+    crowd.send(lambda i: data(i)[100:])
+    crowd.half_close()
+    got = crowd.recv_until_eof()
+    return {
+        "answered_while_all_are_there": at_once,
+        "got_exactly_their_own": sum(got[i] == data(i) for i in range(count)),
+        "ended_well": sum(client.ended == "eof" for client in crowd),
+    }
+
+
+@scenario("Two clients at once: does each get exactly its own bytes?")
+def two_clients(run):
+    return _each_its_own(run, 2)
+
+
+@scenario("Fifty clients at once: does each get exactly its own bytes?")
+def fifty_clients(run):
+    return _each_its_own(run, 50)
+
+
+@scenario("Two clients talk in turn, many times: is every answer right?",
+          not_for={"1": "the second client is not answered while the first is there"})
+def ping_pong(run):
+    a, b = run.connect(), run.connect()
+    right = 0
+    for i in range(50):
+        for client in (a, b):
+            message = f"{client.name}{i}\n".encode()
+            right += client.exchange(message) == message
+    return {"right_answers": right}
+
+
+@scenario("1,100 clients at once, more than FD_SETSIZE: who is served, and who when?")
+def past_fd_setsize(run):
+    count = 1100
+    hard = run.hard_limit(count + 100)
+    server = run.start(nofile=(min(1024, hard), hard))
+    crowd = run.crowd(count)
+    crowd.send(lambda i: b"%04d" % i)
+    at_once = run.answers(crowd)
+    limit = server.all("limit")
+    crowd.half_close()
+    got = crowd.recv_until_eof()
+    server.wait_until(lambda: len(server.all("close")) == count, "all have left")
+    highest = max(event["fd"] for event in server.all("accept") if "service" in event.fields)
+    return {
+        "served_at_once": at_once,
+        "served_in_the_end": sum(got[i] == b"%04d" % i for i in range(count)),
+        "limit_is_fd_setsize": bool(limit) and limit[0]["descriptors"] == 1024,
+        "limit_is_what_the_system_allows": bool(limit) and limit[0]["descriptors"] == hard,
+        "highest_descriptor": highest,
+        "paused_for_lack_of_descriptors": bool(server.all("pause", reason="EMFILE")),
+    }

@@ -1,0 +1,137 @@
+"""TCP is a byte stream: however the bytes arrive, a line is what ends in a newline."""
+
+from scenarios import scenario
+
+TOO_LONG = b"error: a line is 4096 bytes at the most\n"
+
+
+def _text(data: bytes) -> str:
+    return data.decode("latin-1")
+
+
+def _pieces(run, client, *pieces):
+    """Sends each piece once the one before it was received, so that each comes by itself."""
+    server = run.server
+    fd = server.accepted(client)["fd"]
+    sizes = []
+    for piece in pieces:
+        mark = server.mark()
+        client.send(piece)
+        sizes.append(server.wait_for("recv", after=mark, fd=fd, bytes=bool)["bytes"])
+    return sizes
+
+
+@scenario("Lines that arrive one byte at a time", services=("greet",))
+def lines_byte_by_byte(run):
+    a = run.connect()
+    a.recv_line()
+    data = b"hello\r\nyou\n\nq\n"
+    sizes = _pieces(run, a, *(data[i:i + 1] for i in range(len(data))))
+    return {"answers": _text(a.recv_until_eof()), "received_at_a_time": max(sizes)}
+
+
+@scenario("Many lines in one segment", services=("greet",))
+def lines_many_at_once(run):
+    a = run.connect()
+    a.recv_line()
+    lines = [f"line {i}\n" for i in range(500)]
+    a.send("".join(lines).encode())
+    answers = a.recv_lines(500)
+    right = [line[:-1].encode() + b" good\n" for line in lines]
+    return {"right_and_in_order": answers == right}
+
+
+@scenario("Lines that are split across segments", services=("greet",))
+def lines_split(run):
+    a = run.connect()
+    a.recv_line()
+    _pieces(run, a, b"hel", b"lo\nwor", b"ld\nand", b" a", b"nd\n\n")
+    return {"answers": [_text(line) for line in a.recv_lines(4)]}
+
+
+@scenario("What is done to a carriage return?", services=("greet",))
+def lines_carriage_return(run):
+    result = {}
+    for name, pieces in {
+            "before_newline": (b"a\r\n",), "two": (b"a\r\r\n",), "alone": (b"\r\n",),
+            "inside": (b"a\rb\n",), "split_off": (b"a\r", b"\n"), "split_inside": (b"a\r", b"b\n"),
+            "newline_first": (b"a\n\rb\n",), "q": (b"q\r\n",)}.items():
+        client = run.connect()
+        client.recv_line()
+        _pieces(run, client, *pieces)
+        client.half_close()
+        result[name] = _text(client.recv_until_eof())
+        client.close()
+    return result
+
+
+@scenario("How long may a line be, and what becomes of a longer one?", services=("greet",))
+def lines_limit(run):
+    def kind(length, answer, client):
+        if answer == b"x" * length + b" good\n":
+            return "taken"
+        return "refused" if answer == TOO_LONG and client.ended == "eof" else _text(answer[-80:])
+
+    result = {}
+    for name, length, pieces in (
+            ("4095", 4095, (b"x" * 4095 + b"\n",)),
+            ("4096", 4096, (b"x" * 4096 + b"\n",)),
+            ("4097", 4097, (b"x" * 4097 + b"\n",)),
+            ("4096 cr", 4096, (b"x" * 4096 + b"\r\n",)),
+            ("4097 cr", 4097, (b"x" * 4097 + b"\r\n",)),
+            ("4096 | newline", 4096, (b"x" * 4096, b"\n")),
+            ("4096 | cr newline", 4096, (b"x" * 4096, b"\r\n")),
+            ("4096 cr | newline", 4096, (b"x" * 4096 + b"\r", b"\n")),
+            ("4096 | cr | newline", 4096, (b"x" * 4096, b"\r", b"\n")),
+            ("4096 cr | x", 4097, (b"x" * 4096 + b"\r", b"x")),
+            ("4096 cr cr", 4097, (b"x" * 4096 + b"\r\r\n",)),
+            ("4096 | x", 4097, (b"x" * 4096, b"x")),
+            ("4096 | end", 4096, (b"x" * 4096,)),
+            ("4096 cr | end", 4096, (b"x" * 4096 + b"\r",)),
+            ("4097 | end", 4097, (b"x" * 4097,)),
+            ("2000 | 2000 | 97", 4097, (b"x" * 2000, b"x" * 2000, b"x" * 97 + b"\n"))):
+        client = run.connect()
+        client.recv_line()
+        _pieces(run, client, *pieces)
+        client.half_close()
+        result[name] = kind(length, client.recv_until_eof(), client)
+        client.close()
+    a = run.connect()
+    a.recv_line()
+    a.send(b"one\n" + b"x" * 5000 + b"\ntwo\n")         # what came before it is answered
+    result["among others"] = _text(a.recv_until_eof())
+    result["reason"] = run.server.closed(a)["reason"]
+    return result
+
+
+@scenario("A line of a mebibyte: is its sender told why the connection ends?",
+          services=("greet",))
+def line_without_end(run):
+    a = run.connect()
+    a.recv_line()
+    answer = a.exchange(b"x" * (1 << 20), size=1 << 20)      # in vain: the server hangs up
+    b = run.connect()
+    return {"told": _text(answer), "server_goes_on": _text(b.recv_line())[:8],
+            "reason": run.server.closed(a)["reason"]}
+
+
+@scenario("An over-long line in the chat", services=("chat",))
+def chat_line_limit(run):
+    a = run.connect()
+    a.recv_line()
+    a.send(b"x" * 4096 + b"\n/who\n")
+    longest = a.recv_line()
+    a.send(b"x" * 4097 + b"\n/who\n")
+    return {"4096": _text(longest), "4097": _text(a.recv_until_eof()), "ended": a.ended,
+            "reason": run.server.closed(a)["reason"]}
+
+
+@scenario("The longest line, relayed", services=("chat",),
+          not_for={"1": "the room has one member at a time"})
+def chat_longest_line(run):
+    a, b = run.connect(), run.connect()
+    b.recv_line()
+    a.recv_lines(2)
+    a.send(b"y" * 4096 + b"\r\n" + b"\n" + b"short\n")
+    first, second = b.recv_lines(2)
+    return {"whole": first == b"guest-1: " + b"y" * 4096 + b"\n", "next": _text(second)}
