@@ -31,15 +31,16 @@ public:
     }
 
 private:
-    // One round: everything is tried, with or without a reason. Whoever is finished stays in the map
-    // until the round is over: to erase it here would pull the map from under the loop.
+    // One round: everything is tried, with or without a reason. Whoever is finished stays in the list
+    // until the round is over: a list that shrinks while it is walked skips the next one.
     void serve() {
         for (Listener& listener : sockets_.listeners) sockets_.accept_from(listener);
-        for (auto& [fd, client] : sockets_.clients) {
-            sockets_.read_from(client);
-            sockets_.write_to(client);
+        for (const auto& client : sockets_.clients) {
+            if (!client) continue;  // a number that is no client's
+            sockets_.read_from(*client);
+            sockets_.write_to(*client);
         }
-        program_.counters.scanned += sockets_.listeners.size() + sockets_.clients.size();
+        program_.counters.scanned += sockets_.listeners.size() + program_.counters.clients;
     }
 
     // Too many rounds to narrate each: one line a second says how many there were.

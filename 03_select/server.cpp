@@ -73,17 +73,16 @@ private:
         return ready_;
     }
 
-    // The ready list holds two kinds of socket: listening and connected.
+    // The ready list holds two kinds of socket, listening and connected. (And the signal pipe: run()
+    // asks what it was.)
     void serve(const Ready& ready) {
-        if (ready.fd == program_.signal_fd()) return;  // run() asks what it was
-        if (Listener* listener = sockets_.listener(ready.fd)) {
+        if (Client* client = sockets_.client(ready.fd)) {
+            if (ready.events & urgent) sockets_.read_urgent(*client);
+            if (ready.events & (readable | hangup)) sockets_.read_from(*client);
+            if (ready.events & (writable | hangup)) sockets_.write_to(*client);
+        } else if (Listener* listener = sockets_.listener(ready.fd)) {
             sockets_.accept_from(*listener);
-            return;
         }
-        Client& client = sockets_.clients.at(ready.fd);
-        if (ready.events & urgent) sockets_.read_urgent(client);
-        if (ready.events & (readable | hangup)) sockets_.read_from(client);
-        if (ready.events & (writable | hangup)) sockets_.write_to(client);
     }
 
     Program& program_;

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
-#include <unordered_map>
+#include <memory>
 #include <utility>
 
 #include <netdb.h>
@@ -103,7 +103,7 @@ enum class Mode { blocking, nonblocking };
 class Sockets {
 public:
     std::vector<Listener> listeners;
-    std::unordered_map<int, Client> clients;  // by descriptor
+    std::vector<std::unique_ptr<Client>> clients;  // by descriptor, a small number; null: no client
 
     /// Called whenever what we want to know of a descriptor changes, and only then: from `before`
     /// to `now`. `nothing` before: it is new; `nothing` now: it is not watched any more.
@@ -115,6 +115,12 @@ public:
         for (const Port& port : program.options.ports) listen_on(port);
         watch_for(program.signal_fd(), nothing, readable);
         watch_listeners(nothing, readable);
+    }
+
+    /// The client with this descriptor, or null.
+    Client* client(int fd) const {
+        const auto place = static_cast<std::size_t>(fd);
+        return place < clients.size() ? clients[place].get() : nullptr;
     }
 
     /// The listener with this descriptor, or null.
@@ -137,12 +143,7 @@ public:
         ++counters_.waits;
         counters_.ready += ready.size();
         counters_.scanned += scanned;
-        if (program_.narrating()) {
-            const std::string outcome = error ? std::string("error=") + errno_name(error)
-                                              : "ready=" + std::to_string(ready.size()) + " on=" + list(ready);
-            program_.narrate("wait", "call=%s watching=%zu %s slept=%.3f", call, watching_,
-                             outcome.c_str(), monotonic() - before);
-        }
+        if (program_.narrating()) narrate_wait(call, ready, before, error);
         if (error && error != EINTR) program_.rest(retry_every);  // out of memory: do not spin on it
     }
 
@@ -152,11 +153,11 @@ public:
     /// To be told of a descriptor that the system refuses to watch: nothing would ever be heard of
     /// it again.
     void cannot_watch(int fd, int error) {
-        const auto client = clients.find(fd);
-        if (client == clients.end()) program_.fail(1, "cannot watch fd %d: %s", fd, errno_name(error));
-        client->second.watched = nothing;
+        Client* refused = client(fd);
+        if (!refused) program_.fail(1, "cannot watch fd %d: %s", fd, errno_name(error));
+        refused->watched = nothing;
         --watching_;
-        finish(client->second, errno_name(error));
+        finish(*refused, errno_name(error));
     }
 
     /// Accepts one newcomer; null if there is none, or none can be had now.
@@ -180,16 +181,17 @@ public:
         const int on = 1;
         ::setsockopt(number, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         program_.detail("call", "name=setsockopt fd=%d option=TCP_NODELAY", number);
-        Client newcomer{std::move(fd), Session{listener.service, number}};
-        Client& client = clients.emplace(number, std::move(newcomer)).first->second;
-        counters_.clients = clients.size();
-        counters_.max_clients = std::max(counters_.max_clients, counters_.clients);
+        const auto place = static_cast<std::size_t>(number);
+        if (clients.size() <= place) clients.resize(place + 1);
+        clients[place].reset(new Client{std::move(fd), Session{listener.service, number}});
+        Client& client = *clients[place];
+        counters_.max_clients = std::max(counters_.max_clients, ++counters_.clients);
         if (program_.narrating())
             program_.narrate("accept", "fd=%d service=%s peer=%s clients=%zu%s", number,
                              name_of(listener.service), address_text(address, size).c_str(),
-                             clients.size(), slept(before).c_str());
+                             client_count(), slept(before).c_str());
         services_.connect(client.session);
-        send_what_was_said();
+        answer_others();
         update(client);
         return &client;
     }
@@ -197,7 +199,7 @@ public:
     /// One bounded read, so that a client who never stops sending does not keep the others waiting;
     /// what is left makes the socket ready again in the next round. Answers are sent at once.
     void read_from(Client& client) {
-        if (!(client.wants() & readable)) return;
+        if (!(client.watched & readable)) return;
         const int fd = client.fd.get();
         const double before = program_.stopwatch();
         ++counters_.recv;
@@ -205,23 +207,22 @@ public:
         if (count < 0) return not_done(client, "recv", errno, before);
         const std::string_view bytes(buffer_, static_cast<std::size_t>(count));
         counters_.bytes_in += bytes.size();
-        if (program_.narrating())
-            program_.narrate("recv", "fd=%d bytes=%zd%s%s%s", fd, count, count ? " data=" : "",
-                             count ? quoted(bytes).c_str() : "", slept(before).c_str());
+        if (program_.narrating()) narrate_recv(fd, bytes, before);
+        client.session.spoken_to = true;  // it is answered below, and need not be listed for it
         if (count > 0) {
             services_.receive(client.session, bytes);
         } else {  // the end of its input, not of our answer
             client.eof = true;
             services_.end_of_input(client.session);
         }
-        send_what_was_said();
-        update(client);
+        answer(client);
+        if (!services_.spoken_to.empty()) answer_others();
     }
 
     /// TCP's urgent byte travels beside the stream. Whoever is told of it has to fetch it, or is told
     /// in every round (RFC 6093: not for new programs).
     void read_urgent(Client& client) {
-        if (!(client.wants() & readable)) return;
+        if (!(client.watched & readable)) return;
         char byte = 0;
         ++counters_.recv;
         const ssize_t count = ::recv(client.fd.get(), &byte, 1, MSG_OOB);
@@ -234,52 +235,38 @@ public:
     /// One send of what waits. The kernel may take less than it is offered; the rest waits until the
     /// socket is writable.
     void write_to(Client& client) {
-        if (!(client.wants() & writable)) return;
-        const int fd = client.fd.get();
-        Outbox& outbox = client.session.outbox;
-        const double before = program_.stopwatch();
-        ++counters_.send;
-        const ssize_t count = ::send(fd, outbox.waiting().data(), outbox.size(), 0);
-        if (count < 0) return not_done(client, "send", errno, before);
-        counters_.bytes_out += static_cast<std::uint64_t>(count);
-        outbox.sent(static_cast<std::size_t>(count));
-        if (program_.narrating()) {
-            const std::string left = outbox.empty() ? "" : " left=" + std::to_string(outbox.size());
-            program_.narrate("send", "fd=%d bytes=%zd%s%s", fd, count, left.c_str(),
-                             slept(before).c_str());
-        }
-        update(client);
+        if (client.session.outbox.empty() || client.finished) return;
+        send_to(client);
     }
 
     /// Ends the round: closes whoever is finished, and lets newcomers in where that makes room.
     void close_finished() {
+        if (finished_.empty() && accepting_) return;
         const bool room = !finished_.empty();
         for (std::size_t i = 0; i < finished_.size(); ++i) {  // it grows: to be told can finish others
-            Client& client = *finished_[i];
-            services_.leave(client.session);
-            send_what_was_said();
-            close_client(client);
+            services_.leave(finished_[i]->session);
+            answer_others();
+            close_client(*finished_[i]);
         }
         finished_.clear();
         if (accepting_ || !(room || (retry_at_ != never && monotonic() >= retry_at_))) return;
         accepting_ = true;
         retry_at_ = never;
-        program_.narrate("resume", "clients=%zu", clients.size());
+        program_.narrate("resume", "clients=%zu", client_count());
         watch_listeners(nothing, readable);
     }
 
     /// The server stops: whoever understands it is told, and everything is closed.
     void close_all() {
-        for (auto& [fd, client] : clients) {
-            set_nonblocking(client.fd);
-            services_.say_goodbye(client.session);
-            if (client.session.spoken_to) write_to(client);
+        for (const auto& client : clients) {
+            if (!client) continue;
+            set_nonblocking(client->fd);
+            services_.say_goodbye(client->session);
+            if (client->session.spoken_to) write_to(*client);
+            client->finished = "stop";
         }
-        while (!clients.empty()) {
-            Client& client = clients.begin()->second;
-            client.finished = "stop";
-            close_client(client);
-        }
+        for (const auto& client : clients)
+            if (client) close_client(*client);
         listeners.clear();
     }
 
@@ -325,7 +312,7 @@ private:
         ++counters_.watch;
         if (before == nothing) ++watching_;
         if (now == nothing) --watching_;
-        program_.detail("watch", "fd=%d for=%s", fd, letters(now).c_str());
+        if (program_.narrating()) program_.detail("watch", "fd=%d for=%s", fd, letters(now).c_str());
         watch_(fd, before, now);
     }
 
@@ -345,8 +332,8 @@ private:
         if (again || error == EINTR || error == ECONNABORTED || error == EPROTO) return;
         accepting_ = false;
         // Our own limit gives way when a client leaves. What others use up gives no sign: try again.
-        if (error != EMFILE || clients.empty()) retry_at_ = monotonic() + retry_every;
-        program_.narrate("pause", "reason=%s clients=%zu", errno_name(error), clients.size());
+        if (error != EMFILE || client_count() == 0) retry_at_ = monotonic() + retry_every;
+        program_.narrate("pause", "reason=%s clients=%zu", errno_name(error), client_count());
         watch_listeners(readable, nothing);
     }
 
@@ -361,30 +348,44 @@ private:
         finish(client, errno_name(error));
     }
 
-    /// Write first, ask later: whoever was spoken to is sent it now. Only what the kernel does not
-    /// take waits for writability; whoever waits for that already need not be tried in vain.
-    void send_what_was_said() {
-        for (Session* session : services_.spoken_to) {
-            Client& client = clients.at(session->id);
-            session->spoken_to = false;
-            if (session->too_slow) finish(client, "slow_reader");
-            else if (!(client.watched & writable)) write_to(client);
-        }
+    /// Write first, ask later: what was said is sent now. Only what the kernel does not take waits
+    /// for writability; who waits for that already need not be tried in vain.
+    void answer(Client& client) {
+        client.session.spoken_to = false;
+        if (client.session.too_slow) finish(client, "slow_reader");
+        else if (client.session.outbox.empty() || client.finished || (client.watched & writable)) update(client);
+        else send_to(client);
+    }
+
+    void send_to(Client& client) {
+        const int fd = client.fd.get();
+        Outbox& outbox = client.session.outbox;
+        const double before = program_.stopwatch();
+        ++counters_.send;
+        const ssize_t count = ::send(fd, outbox.waiting(), outbox.size(), 0);
+        if (count < 0) return not_done(client, "send", errno, before);
+        counters_.bytes_out += static_cast<std::uint64_t>(count);
+        outbox.sent(static_cast<std::size_t>(count));
+        if (program_.narrating()) narrate_send(fd, count, outbox.size(), before);
+        update(client);
+    }
+
+    void answer_others() {
+        for (Session* session : services_.spoken_to) answer(*client(session->id));
         services_.spoken_to.clear();
     }
 
     /// After anything that may have changed what we want of this client.
     void update(Client& client) {
         const Session& session = client.session;
-        if (session.outbox.empty()) {
-            client.held = false;
-            if (session.closing) return finish(client, session.closing);
-            if (client.eof) return finish(client, "eof");
-        } else if (session.outbox.size() >= outbox_limit) {
-            client.held = true;
-        }
+        if (session.outbox.empty()) client.held = false;
+        else if (session.outbox.size() >= outbox_limit) client.held = true;
         const Events wanted = client.wants();
-        if (wanted == client.watched) return;
+        if (wanted == nothing) finish(client, session.closing ? session.closing : "eof");
+        else if (wanted != client.watched) change_watch(client, wanted);
+    }
+
+    void change_watch(Client& client, Events wanted) {
         watch_for(client.fd.get(), std::exchange(client.watched, wanted), wanted);
     }
 
@@ -392,6 +393,7 @@ private:
         if (client.finished) return;
         client.finished = reason;
         finished_.push_back(&client);
+        watch_for(client.fd.get(), std::exchange(client.watched, nothing), nothing);
     }
 
     void close_client(Client& client) {
@@ -400,9 +402,9 @@ private:
         if (mode_ == Mode::blocking) Program::may_sleep_in(1, -1);
         if (client.session.closing || client.finished == std::string_view("stop")) read_out(client);
         program_.narrate("close", "fd=%d reason=%s clients=%zu", fd, client.finished,
-                         clients.size() - 1);
-        clients.erase(fd);
-        counters_.clients = clients.size();
+                         client_count() - 1);
+        --counters_.clients;
+        clients[static_cast<std::size_t>(fd)].reset();
     }
 
     /// close() with bytes unread sends a reset, and that may overtake our last words and wipe them
@@ -420,6 +422,26 @@ private:
             counters_.bytes_in += static_cast<std::uint64_t>(count);
         }
     }
+
+    void narrate_wait(const char* call, const std::vector<Ready>& ready, double before, int error) {
+        const std::string outcome = error ? std::string("error=") + errno_name(error)
+                                          : "ready=" + std::to_string(ready.size()) + " on=" + list(ready);
+        program_.narrate("wait", "call=%s watching=%zu %s slept=%.3f", call, watching_, outcome.c_str(),
+                         monotonic() - before);
+    }
+
+    void narrate_recv(int fd, std::string_view bytes, double before) {
+        const std::string data = bytes.empty() ? "" : " data=" + quoted(bytes);
+        program_.narrate("recv", "fd=%d bytes=%zu%s%s", fd, bytes.size(), data.c_str(),
+                         slept(before).c_str());
+    }
+
+    void narrate_send(int fd, ssize_t count, std::size_t left, double before) {
+        const std::string rest = left == 0 ? "" : " left=" + std::to_string(left);
+        program_.narrate("send", "fd=%d bytes=%zd%s%s", fd, count, rest.c_str(), slept(before).c_str());
+    }
+
+    std::size_t client_count() const { return static_cast<std::size_t>(counters_.clients); }
 
     std::string slept(double before) const {
         if (mode_ == Mode::nonblocking) return "";

@@ -16,6 +16,7 @@
 #include "socket.hpp"
 
 #include <array>
+#include <span>
 
 #include <sys/epoll.h>
 
@@ -51,8 +52,7 @@ private:
                                        milliseconds(sockets_.wait_limit()));
         const int error = count < 0 ? errno : 0;
         ready_.clear();
-        for (int i = 0; i < count; ++i) {
-            const epoll_event& entry = found_[static_cast<std::size_t>(i)];
+        for (const epoll_event& entry : std::span(found_).first(std::max(count, 0))) {
             const Events events = ((entry.events & EPOLLIN) ? readable : nothing) |
                                   ((entry.events & EPOLLOUT) ? writable : nothing) |
                                   ((entry.events & EPOLLPRI) ? urgent : nothing) |
@@ -63,17 +63,16 @@ private:
         return ready_;
     }
 
-    // The ready list holds two kinds of socket: listening and connected.
+    // The ready list holds two kinds of socket, listening and connected. (And the signal pipe: run()
+    // asks what it was.)
     void serve(const Ready& ready) {
-        if (ready.fd == program_.signal_fd()) return;  // run() asks what it was
-        if (Listener* listener = sockets_.listener(ready.fd)) {
+        if (Client* client = sockets_.client(ready.fd)) {
+            if (ready.events & urgent) sockets_.read_urgent(*client);
+            if (ready.events & (readable | hangup)) sockets_.read_from(*client);
+            if (ready.events & (writable | hangup)) sockets_.write_to(*client);
+        } else if (Listener* listener = sockets_.listener(ready.fd)) {
             sockets_.accept_from(*listener);
-            return;
         }
-        Client& client = sockets_.clients.at(ready.fd);
-        if (ready.events & urgent) sockets_.read_urgent(client);
-        if (ready.events & (readable | hangup)) sockets_.read_from(client);
-        if (ready.events & (writable | hangup)) sockets_.write_to(client);
     }
 
     Program& program_;

@@ -24,17 +24,17 @@ class Outbox {
 public:
     bool empty() const { return bytes_.empty(); }
     std::size_t size() const { return bytes_.size() - sent_; }
-    std::string_view waiting() const { return std::string_view(bytes_).substr(sent_); }
+    const char* waiting() const { return bytes_.data() + sent_; }  // size() bytes
     void append(std::string_view bytes) { bytes_.append(bytes); }
 
     /// The kernel took `count` bytes of waiting(): fewer, perhaps, than it was offered.
     void sent(std::size_t count) {
         sent_ += count;
         if (sent_ == bytes_.size()) {
-            // Ten thousand peers who once had much to read must not hold that memory for ever.
-            if (bytes_.capacity() > line_limit) bytes_ = std::string();
             bytes_.clear();
             sent_ = 0;
+            // Ten thousand peers who once had much to read must not hold that memory for ever.
+            if (bytes_.capacity() > line_limit) bytes_.shrink_to_fit();
         } else if (sent_ >= bytes_.size() / 2) {
             // Moving the rest to the front at every short send would cost the square of it, and
             // never moving it would let an outbox that is never quite empty grow without end.
@@ -106,20 +106,11 @@ public:
         if (session.service == Service::chat) join(session);
     }
 
-    /// TCP keeps no messages apart: `bytes` may be half a line or a hundred.
+    /// TCP keeps no messages apart: `bytes` may be half a line or a hundred. Whoever sent them is
+    /// answered without being listed.
     void receive(Session& session, std::string_view bytes) {
-        if (session.service == Service::echo) return say(session, bytes);
-        while (!bytes.empty() && !session.closing && !session.too_slow) {
-            const std::size_t newline = bytes.find('\n');
-            const bool whole = newline != bytes.npos;
-            std::string_view line = bytes.substr(0, newline);
-            bytes.remove_prefix(whole ? newline + 1 : bytes.size());
-            if (!whole || !session.inbox.empty()) line = session.inbox.append(line);
-            if (line.ends_with('\r')) line.remove_suffix(1);  // perhaps the end of it, perhaps not
-            if (line.size() > line_limit) refuse_line(session);
-            else if (whole) take_line(session, line);
-            if (whole) session.inbox.clear();
-        }
+        if (session.service == Service::echo) session.outbox.append(bytes);
+        else cut_lines(session, bytes);
     }
 
     /// The peer will send no more (it may still read): what it sent last is a line, too.
@@ -138,14 +129,29 @@ public:
     }
 
 private:
+    void cut_lines(Session& session, std::string_view bytes) {
+        while (!bytes.empty() && !session.closing && !session.too_slow) {
+            const std::size_t newline = bytes.find('\n');
+            const bool whole = newline != bytes.npos;
+            std::string_view line = bytes.substr(0, newline);
+            bytes.remove_prefix(whole ? newline + 1 : bytes.size());
+            if (!whole || !session.inbox.empty()) line = session.inbox.append(line);
+            if (line.ends_with('\r')) line.remove_suffix(1);  // perhaps the end of it, perhaps not
+            if (line.size() > line_limit) refuse_line(session);
+            else if (whole) take_line(session, line);
+            if (whole) session.inbox.clear();
+        }
+    }
+
     void say(Session& session, std::string_view text) {
         // Whoever talks to greet or echo is not read while too much waits for it, and so makes only
         // itself wait. A chat member can be made to read by all the others: it has to keep up.
         if (session.service == Service::chat && session.outbox.size() >= outbox_limit)
             session.too_slow = true;
         else session.outbox.append(text);
-        if (!session.spoken_to) spoken_to.push_back(&session);
+        if (session.spoken_to) return;
         session.spoken_to = true;
+        spoken_to.push_back(&session);
     }
 
     void announce(const std::string& text, const Session* except = nullptr) {

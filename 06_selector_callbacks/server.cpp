@@ -48,7 +48,7 @@ private:
         if (fd == program_.signal_fd()) return [](Events) {};  // run() asks what it was
         if (sockets_.listener(fd))
             return [this, fd](Events) { sockets_.accept_from(*sockets_.listener(fd)); };
-        return [this, &client = sockets_.clients.at(fd)](Events events) {
+        return [this, &client = *sockets_.client(fd)](Events events) {
             if (events & urgent) sockets_.read_urgent(client);
             if (events & readable) sockets_.read_from(client);
             if (events & writable) sockets_.write_to(client);
