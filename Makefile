@@ -20,7 +20,7 @@ PYTHON = $(shell python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>
 
 .DELETE_ON_ERROR:
 .SECONDEXPANSION:
-.PHONY: all help run-all test sync clean FORCE
+.PHONY: all help run-all test bench sync clean FORCE
 .DEFAULT_GOAL := all
 FORCE: ;
 
@@ -84,6 +84,16 @@ sync:
 ##                   or against your own program:         make test STAGE=4 SERVER=./mine
 test: $(if $(SERVER),,$(SERVERS))
 	@SAN='$(SAN)' STAGE='$(STAGE)' SERVER='$(SERVER)' sh tests/pytest.sh $(ARGS)
+
+# ---- Measure -----------------------------------------------------------------------------------
+
+## make bench        what each mechanism costs, in figures (QUICK=1: in less than a minute;
+##                   RIVALS="name=./program": beside your own; ARGS=-h tells more)
+MEASURING := $(BUILD)/load $(BUILD)/floor
+$(MEASURING): $(BUILD)/%: tests/%.cpp $(BUILD)/compiled-with
+	$(COMPILE) -o $@ $<
+bench: $(SERVERS) $(MEASURING)
+	@exec $(PYTHON) tests/bench.py $(if $(QUICK),--quick) $(ARGS)
 
 ## make clean        remove build/, the only folder that is ever written to
 clean:
