@@ -289,7 +289,7 @@ EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
     # costs.py
 
     "idle": {
-        "all": {"served": 5, "cpu_seconds_in_a_quarter": at_most(0.05), "cpu_share": ANY,
+        "all": {"served": 50, "cpu_seconds_in_a_quarter": at_most(0.05), "cpu_share": ANY,
                 "empty_calls": 0, "other_calls": 0, "waits": between(1, 2)},  # SIGUSR1 wakes it
         "1": {"served": 1, "waits": 0, "other_calls": between(0, 2)},   # ... from recv()
         # Nobody says anything, and it asks all of them for ever: a whole CPU, if it gets one.

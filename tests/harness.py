@@ -215,6 +215,7 @@ class Server:
         self.malformed: list[str] = []
         self.status: Optional[int] = None
         self.watcher: Optional[Callable[[Event], None]] = None
+        self.used = 0.0                    # seconds of CPU, until it was told to stop
         self._out = tempfile.TemporaryFile()
         self._err = tempfile.TemporaryFile()
         self._read = 0                     # how far into _out
@@ -443,6 +444,8 @@ class Server:
 
     def stop(self, number: int = signal.SIGTERM, seconds: float = DEADLINE) -> Stopped:
         """Sends the signal, and waits until it has ended."""
+        if not self.ended():
+            self.used = self.cpu()
         queued = _queued(self.pid) + _queued(os.getpid())
         began = time.monotonic()
         self.send_signal(number)
@@ -663,7 +666,9 @@ class Client:
             return True
         since = time.monotonic()
         found = bool(_poll_one(self.sock.fileno(), select.POLLIN, seconds))
-        if not found and seconds:
+        if found:
+            self._pull(since)              # so that its mark says when it came
+        elif seconds:
             self._note("wait", since=since, text="no answer")
         return found
 
@@ -999,7 +1004,7 @@ def timeline_of(run: Run) -> Iterator[tuple[str, Any]]:
         "marks": [vars(mark) for mark in client.marks]} for client in run.clients]
     yield "servers", [{
         "stage": server.variant.name, "pid": server.pid, "arguments": server.arguments,
-        "clock": server.clock if server.events else server.began,
+        "clock": server.clock if server.events else server.began, "cpu": server.used,
         "events": [{
             "at": round((server.clock if server.events else server.began) + event.time, 6),
             "verb": event.verb, "line": event.line,

@@ -9,9 +9,9 @@ def _difference(after, before):
     return {key: after[key] - before[key] for key in after.fields}
 
 
-@scenario("What does a server do while five clients say nothing?")
+@scenario("What does a server do while fifty clients say nothing?")
 def idle(run):
-    crowd = run.crowd(5)
+    crowd = run.crowd(50)
     crowd.send(lambda i: b"hello\n")
     served = run.answers(crowd)
     server = run.server
