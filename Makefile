@@ -20,7 +20,7 @@ PYTHON = $(shell python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>
 
 .DELETE_ON_ERROR:
 .SECONDEXPANSION:
-.PHONY: all help run-all test bench sync clean FORCE
+.PHONY: all help run-all truth test bench sync clean FORCE
 .DEFAULT_GOAL := all
 FORCE: ;
 
@@ -78,11 +78,19 @@ sync:
 	    cmp -s 01_blocking/$$header $$stage/$$header || cp -v 01_blocking/$$header $$stage/ || exit; \
 	done; done
 
+## make truth        what select, poll and epoll say of a descriptor, state by state
+##                   (ARGS="full refused": these rows, ARGS=--json: for programs)
+truth: $(BUILD)/truth
+	@exec $< $(ARGS)
+
+$(BUILD)/truth: tests/truth.cpp $(BUILD)/compiled-with
+	$(COMPILE) -MMD -MP -MF $@.d -MT $@ -o $@ $<
+
 # ---- Test --------------------------------------------------------------------------------------
 
 ## make test         the same scenarios against every stage (ARGS="-k greet", STAGE=4, SAN=1)
 ##                   or against your own program:         make test STAGE=4 SERVER=./mine
-test: $(if $(SERVER),,$(SERVERS))
+test: $(if $(SERVER),,$(SERVERS) $(BUILD)/truth)
 	@SAN='$(SAN)' STAGE='$(STAGE)' SERVER='$(SERVER)' sh tests/pytest.sh $(ARGS)
 
 # ---- Measure -----------------------------------------------------------------------------------
