@@ -102,6 +102,12 @@ def _all_stopped(**second: Any) -> dict[str, Any]:
             **_stopped("chat", "* the server stops\n", **second)}
 
 
+def _beside(scanned: Callable[[int], Any], **figures: Any) -> dict[str, Any]:
+    """What one message costs beside so many silent clients."""
+    cost = {"watch": 0.0, "accept": 0.0, "recv": 1.0, "send": 1.0, "would_block": 0.0, **figures}
+    return {str(silent): {**cost, "scanned": scanned(silent)} for silent in (10, 100, 1000)}
+
+
 EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
 
     # crowds.py
@@ -346,6 +352,19 @@ EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
     "spinning": {
         "all": {"lines": False, "rounds_in_a_line": 0, "lines_in_all": at_most(10)},
         "2": {"lines": True, "rounds_in_a_line": at_least(1000)},
+    },
+
+    # beside.py
+
+    "silent_clients": {
+        # select and poll look at everybody, in the kernel and in the program: twice all there are.
+        "all": _beside(waits=1.0, ready=1.0, scanned=lambda silent: between(
+            2 * silent, 2 * silent + 10)),
+        "1": _beside(waits=0.0, ready=0.0, scanned=lambda silent: 0.0),
+        "2": _beside(waits=0.0, ready=0.0, scanned=lambda silent: at_least(
+            0.9 * silent), accept=ANY, recv=at_least(2),
+                     would_block=at_least(2)),
+        "5 6-epoll": _beside(waits=1.0, ready=1.0, scanned=lambda silent: 2.0),
     },
 
     # places.py

@@ -11,10 +11,12 @@ def _difference(after, before):
 
 @scenario("What does a server do while fifty clients say nothing?")
 def idle(run):
+    run.say("Fifty clients connect, and each asks once.")
     crowd = run.crowd(50)
     crowd.send(lambda i: b"hello\n")
     served = run.answers(crowd)
     server = run.server
+    run.say("Nobody says anything.")
     before, cpu, began = server.stats(), server.cpu(), time.monotonic()
     time.sleep(0.25)                               # a window to look through
     used, seconds = server.cpu() - cpu, time.monotonic() - began

@@ -31,10 +31,13 @@ def second_client(run):
 
 @scenario("Is a client of the second listener answered?", services=("echo", "greet"))
 def second_listener(run):
+    run.say("A connects to the first listener and is answered.")
     a = run.connect("echo")
     a.exchange(b"hello\n")
+    run.say("B connects to the second listener.")
     b = run.connect("greet")
     beside = run.answered(b)
+    run.say("A leaves.")
     a.close()
     run.server.closed(a)
     c = run.connect("echo")
