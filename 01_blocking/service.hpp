@@ -51,13 +51,13 @@ private:
 /// One peer's conversation: what of a line has come, what waits to be sent, when it ends.
 struct Session {
     Service service;
-    int id;               // whose it is; means something to the server only
-    Outbox outbox{};
-    std::string inbox{};  // a line whose newline has not come yet
-    std::string name{};   // of a chat member
+    int id;                         // whose it is; means something to the server only
+    Outbox outbox{};                // what waits to be sent
+    std::string inbox{};            // a line whose newline has not come yet
+    std::string name{};             // of a chat member
     const char* closing = nullptr;  // why it ends, as soon as the outbox is sent
     bool too_slow = false;          // it ends now: more waits for it than may
-    bool spoken_to = false;         // it stands in Services::spoken_to, and must not stand there twice
+    bool spoken_to = false;         // it stands in Services::spoken_to: once is enough
 };
 
 /// How many bytes at the front of `text` are one character that a terminal just shows: well-formed
@@ -186,9 +186,11 @@ private:
 
     void chat(Session& session, std::string_view line) {
         const std::string_view command = line.substr(0, line.find(' '));
-        if (command == "/nick") rename(session, line.substr(std::min(line.size(), command.size() + 1)));
+        if (command == "/nick")
+            rename(session, line.substr(std::min(line.size(), command.size() + 1)));
         else if (line == "/who") say(session, "* here: " + names() + "\n");
-        else if (line.starts_with('/')) say(session, "* no such command: there are /nick NAME and /who\n");
+        else if (line.starts_with('/'))
+            say(session, "* no such command: there are /nick NAME and /who\n");
         else if (!line.empty()) announce(session.name + ": " + printable(line) + "\n", &session);
     }
 
@@ -198,7 +200,8 @@ private:
         const auto fits = [](unsigned char c) {
             return c < 0x80 && (std::isalnum(c) || c == '-' || c == '_');
         };
-        if (name.empty() || name.size() > name_limit || !std::all_of(name.begin(), name.end(), fits))
+        if (name.empty() || name.size() > name_limit ||
+            !std::all_of(name.begin(), name.end(), fits))
             return say(session, "* a name is 1 to 20 letters, digits, - or _\n");
         const std::string wanted = lower(name);
         const auto has_it = [&](const Session* member) {
@@ -216,7 +219,8 @@ private:
         std::string list;
         for (std::size_t i = 0; i < members_.size() && i < most; ++i)
             list += (i == 0 ? "" : ", ") + members_[i]->name;
-        if (members_.size() > most) list += " and " + std::to_string(members_.size() - most) + " more";
+        if (members_.size() > most)
+            list += " and " + std::to_string(members_.size() - most) + " more";
         return list;
     }
 

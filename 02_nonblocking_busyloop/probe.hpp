@@ -20,7 +20,8 @@ inline int probe(Program& program) {
         socklen_t size = sizeof address;
         address.sin_family = AF_INET;
         address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        if (bound.get() >= 0) ::getsockname(bound.get(), reinterpret_cast<sockaddr*>(&address), &size);
+        if (bound.get() >= 0)
+            ::getsockname(bound.get(), reinterpret_cast<sockaddr*>(&address), &size);
         return address;
     };
     const auto connect_to = [](const Descriptor& fd, const sockaddr_in& address) {
@@ -30,7 +31,8 @@ inline int probe(Program& program) {
         const sockaddr_in any = loopback(Descriptor(-1));
         return ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&any), sizeof any);
     };
-    const auto settled = [](const Descriptor& fd, short events) {  // waits until connect() is decided
+    const auto settled = [](const Descriptor& fd,
+                            short events) {  // waits until connect() is decided
         pollfd wait{fd.get(), events, 0};
         return ::poll(&wait, 1, 1000);
     };
@@ -46,14 +48,17 @@ inline int probe(Program& program) {
 
     const Descriptor first = tcp();
     result = connect_to(first, address);
-    show("connect", result, errno, "the handshake is under way: writable will mean that it is decided");
+    show("connect", result, errno,
+         "the handshake is under way: writable will mean that it is decided");
 
     settled(first, POLLOUT);
     result = ::recv(first.get(), bytes, sizeof bytes, 0);
-    show("recv", result, errno, "connected, and nothing has come: it fails at once, and does not wait");
+    show("recv", result, errno,
+         "connected, and nothing has come: it fails at once, and does not wait");
 
     result = ::send(first.get(), "hello\n", 6, 0);
-    show("send", result, errno, "connected: the kernel takes what fits into its buffer, nobody has read it");
+    show("send", result, errno,
+         "connected: the kernel takes what fits into its buffer, nobody has read it");
 
     const Descriptor apart = tcp();
     result = ::send(apart.get(), "hello\n", 6, 0);
@@ -66,7 +71,8 @@ inline int probe(Program& program) {
         connect_to(queue.back(), address);
     }
     result = ::send(queue.back().get(), "hello\n", 6, 0);
-    show("send", result, errno, "before the connection is established: there is no buffer to take it yet");
+    show("send", result, errno,
+         "before the connection is established: there is no buffer to take it yet");
 
     sockaddr_in closed = address;
     {
@@ -81,6 +87,7 @@ inline int probe(Program& program) {
     int reason = 0;
     socklen_t size = sizeof reason;
     ::getsockopt(refused.get(), SOL_SOCKET, SO_ERROR, &reason, &size);
-    show("getsockopt", reason ? -1 : 0, reason, "SO_ERROR has the outcome: writable did not mean connected");
+    show("getsockopt", reason ? -1 : 0, reason,
+         "SO_ERROR has the outcome: writable did not mean connected");
     return 0;
 }

@@ -2,9 +2,9 @@
 //
 // The trouble with stage 1: a call that sleeps for one client lets all the others wait.
 //
-// The one change: no call sleeps. Every socket is non-blocking, so a call that has nothing to return
-// fails at once with EAGAIN, "would block"; and so every listener and every client can be tried in
-// turn, for ever. One thread serves many clients at once.
+// The one change: no call sleeps. Every socket is non-blocking, so a call that has nothing to
+// return fails at once with EAGAIN, "would block"; and so every listener and every client can be
+// tried in turn, for ever. One thread serves many clients at once.
 //
 // What it costs: a whole CPU, also while nothing happens. Nobody tells us which call would be worth
 // making, so nearly all are made for nothing: see rounds and would_block in the spin lines.
@@ -31,8 +31,8 @@ public:
     }
 
 private:
-    // One round: everything is tried, with or without a reason. Whoever is finished stays in the list
-    // until the round is over: a list that shrinks while it is walked skips the next one.
+    // One round: everything is tried, with or without a reason. Whoever is finished stays in the
+    // list until the round is over: a list that shrinks while it is walked skips the next one.
     void serve() {
         for (Listener& listener : sockets_.listeners) sockets_.accept_from(listener);
         for (const auto& client : sockets_.clients) {
@@ -65,8 +65,12 @@ private:
 }  // namespace
 
 int main(int argc, char* argv[]) {
-    Program program(argc, argv, {.number = 2, .name = "02_nonblocking_busyloop", .waits = false,
-                                 .options = "p", .usage = " [-p]"});
+    Program program(argc, argv,
+                    {.number = 2,
+                     .name = "02_nonblocking_busyloop",
+                     .waits = false,
+                     .options = "p",
+                     .usage = " [-p]"});
     program.start();
     if (program.options.probe) return probe(program);
     program.limit_descriptors(RLIM_INFINITY);

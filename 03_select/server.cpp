@@ -3,13 +3,13 @@
 // The trouble with stage 2: it asks every socket, all the time, and nearly always in vain.
 //
 // The one change: the kernel is asked once, about all of them: select() sleeps until one of the
-// watched descriptors is ready, and says which. Only those are touched. Reading is waited for always,
-// writing only while an outbox holds something: an idle socket is always writable, and select()
-// would return at once, for ever. The third set, "exceptional", means urgent data on TCP.
+// watched descriptors is ready, and says which. Only those are touched. Reading is waited for
+// always, writing only while an outbox holds something: an idle socket is always writable, and
+// select() would return at once, for ever. The third set, "exceptional", means urgent data on TCP.
 //
-// What it costs: select() overwrites the three sets, so they are rebuilt for every call, copied into
-// the kernel and back, walked there and walked here. And an fd_set ends at FD_SETSIZE: a descriptor
-// of that number or above writes over the memory behind it.
+// What it costs: select() overwrites the three sets, so they are rebuilt for every call, copied
+// into the kernel and back, walked there and walked here. And an fd_set ends at FD_SETSIZE: a
+// descriptor of that number or above writes over the memory behind it.
 //
 // Try: make run-3, and connect twice. make run-3 ARGS="-t 0.5": the watched list beside the ready
 // list. make diff-3.
@@ -49,8 +49,8 @@ private:
         FD_ZERO(&exceptions);
         for (const auto& [fd, wanted] : watched_) {
             if (wanted & readable) FD_SET(fd, &reads);
-            if (wanted & readable) FD_SET(fd, &exceptions);
             if (wanted & writable) FD_SET(fd, &writes);
+            if (wanted & urgent) FD_SET(fd, &exceptions);
         }
         const int highest = watched_.rbegin()->first;
         const double limit = sockets_.wait_limit(), seconds = std::floor(limit);
@@ -59,7 +59,8 @@ private:
         time.tv_usec = static_cast<suseconds_t>((limit - seconds) * 1e6);
 
         const double before = program_.stopwatch();
-        const int count = ::select(highest + 1, &reads, &writes, &exceptions, limit < 0 ? nullptr : &time);
+        const int count =
+            ::select(highest + 1, &reads, &writes, &exceptions, limit < 0 ? nullptr : &time);
         const int error = count < 0 ? errno : 0;
         ready_.clear();
         if (count > 0)  // how many, not which: so all are walked again
@@ -73,8 +74,8 @@ private:
         return ready_;
     }
 
-    // The ready list holds two kinds of socket, listening and connected. (And the signal pipe: run()
-    // asks what it was.)
+    // The ready list holds two kinds of socket, listening and connected. (And the signal pipe:
+    // run() asks what it was.)
     void serve(const Ready& ready) {
         if (Client* client = sockets_.client(ready.fd)) {
             if (ready.events & urgent) sockets_.read_urgent(*client);

@@ -1,4 +1,4 @@
-// program.hpp: what any program has around its work: command line, stop signal, narration, counters.
+// program.hpp: what a program has around its work: command line, stop signal, narration, counters.
 // The same file, byte for byte, in every stage.
 #pragma once
 
@@ -57,11 +57,11 @@ struct Counters {
 /// handler does must still be in effect when the next system call is about to sleep.
 namespace signals {
 
-inline volatile std::sig_atomic_t pending = 0;  // something below is news
-inline volatile std::sig_atomic_t stop = 0;     // SIGINT or SIGTERM, whichever came
-inline volatile std::sig_atomic_t stats = 0;    // SIGUSR1 came
-inline volatile std::sig_atomic_t blocking[2] = {-1, -1};  // stage 1's descriptors that it may sleep in
-inline int pipe[2] = {-1, -1};  // the self-pipe; lives as long as the process
+inline volatile std::sig_atomic_t pending = 0;             // something below is news
+inline volatile std::sig_atomic_t stop = 0;                // SIGINT or SIGTERM, whichever came
+inline volatile std::sig_atomic_t stats = 0;               // SIGUSR1 came
+inline volatile std::sig_atomic_t blocking[2] = {-1, -1};  // what stage 1 may sleep in
+inline int pipe[2] = {-1, -1};                             // the self-pipe; never closed
 
 // Only async-signal-safe calls here (POSIX, 2.4.3): write() and fcntl() are.
 extern "C" inline void handle_signal(int number) {
@@ -171,7 +171,8 @@ public:
 
     /// The first lines: from here on the services are about to be had.
     void start() {
-        const std::string selector = options.selector.empty() ? "" : " selector=" + options.selector;
+        const std::string selector =
+            options.selector.empty() ? "" : " selector=" + options.selector;
         say("start", "stage=%s pid=%ld clock=%.6f%s", stage.name, static_cast<long>(::getpid()),
             started_, selector.c_str());
         if (options.timeout >= 0 && !stage.waits)
@@ -243,9 +244,12 @@ public:
                 stats();
             }
             stopping_ = signals::stop != 0;
-            if (stopping_) narrate("stop", "signal=%s", signals::stop == SIGINT ? "SIGINT" : "SIGTERM");
-            else for (const int fd : {signals::blocking[0], signals::blocking[1]})
-                if (fd >= 0) ::fcntl(fd, F_SETFL, 0);
+            if (stopping_) {
+                narrate("stop", "signal=%s", signals::stop == SIGINT ? "SIGINT" : "SIGTERM");
+                break;
+            }
+            for (const int fd : {signals::blocking[0], signals::blocking[1]})
+                if (fd >= 0) ::fcntl(fd, F_SETFL, 0);  // blocking again
         }
         return stopping_;
     }
@@ -296,7 +300,7 @@ private:
             case 's': options.selector = optarg; break;
             case 'h': help();
             case ':': fail(2, "-%c wants a value; %s", optopt, usage().c_str());
-            default: fail(2, "unknown option %s; %s", quoted(argv[optind - 1]).c_str(), usage().c_str());
+            default: fail(2, "unknown option %s; %s", option_text().c_str(), usage().c_str());
             }
         if (optind < argc)
             fail(2, "unknown word %s; %s", quoted(argv[optind]).c_str(), usage().c_str());
@@ -307,13 +311,16 @@ private:
                     {service, 9001 + 100 * stage.number + static_cast<int>(service)});
     }
 
+    // What getopt() did not know, fit for the screen.
+    static std::string option_text() { return quoted(std::string{'-', static_cast<char>(optopt)}); }
+
     double number(int option, double least, double most) const {
         char* end = optarg;
         const double value = std::strtod(optarg, &end);
         // Written so that what is no number (nan) fails, too.
         if (end == optarg || *end != '\0' || !(value >= least && value <= most))
-            fail(2, "-%c %s: a number from %g to %g is wanted", option, quoted(optarg).c_str(), least,
-                 most);
+            fail(2, "-%c %s: a number from %g to %g is wanted", option, quoted(optarg).c_str(),
+                 least, most);
         return value;
     }
 
@@ -326,27 +333,29 @@ private:
 
     std::string usage() const {
         return "usage: " + std::string(stage.name) +
-               " [-a ADDRESS] [-e PORT] [-g PORT] [-c PORT] [-t SECONDS] [-v | -q] [-h]" + stage.usage;
+               " [-a ADDRESS] [-e PORT] [-g PORT] [-c PORT] [-t SECONDS] [-v | -q] [-h]" +
+               stage.usage;
     }
 
     [[noreturn]] void help() const {
         const int first = 9001 + 100 * stage.number;
-        std::printf("%s\n"
-                    "  -e, -g, -c PORT  the port of echo, greet, chat; 0: any free one. None named: all\n"
-                    "                   three, on %d, %d and %d. Some named: those, in that order.\n"
-                    "  -a ADDRESS       listen on this IPv4 or IPv6 address, not on 127.0.0.1\n"
-                    "  -t SECONDS       how long one wait lasts at the most (stages 3 to 6)\n"
-                    "  -v               narrate every system call\n"
-                    "  -q               only start, listen and stats\n"
-                    "SIGUSR1 prints the counters; SIGINT (Ctrl-C) and SIGTERM stop.\n",
-                    usage().c_str(), first, first + 1, first + 2);
+        std::printf(
+            "%s\n"
+            "  -e, -g, -c PORT  the port of echo, greet, chat; 0: any free one. None named: all\n"
+            "                   three, on %d, %d and %d. Some named: those, in that order.\n"
+            "  -a ADDRESS       listen on this IPv4 or IPv6 address, not on 127.0.0.1\n"
+            "  -t SECONDS       how long one wait lasts at the most (stages 3 to 6)\n"
+            "  -v               narrate every system call\n"
+            "  -q               only start, listen and stats\n"
+            "SIGUSR1 prints the counters; SIGINT (Ctrl-C) and SIGTERM stop.\n",
+            usage().c_str(), first, first + 1, first + 2);
         std::exit(0);
     }
 
     // One write() for each line. A reader of stdout who is slow or hangs must not stop the service:
     // a line that would have to wait more than `patience` milliseconds is dropped, and counted.
-    [[gnu::format(printf, 3, 0)]] void put_line(const char* verb, const char* format, va_list values,
-                                                int patience) {
+    [[gnu::format(printf, 3, 0)]] void put_line(const char* verb, const char* format,
+                                                va_list values, int patience) {
         if (deaf_) return;
         const double seconds = monotonic() - started_;
         pollfd out{STDOUT_FILENO, POLLOUT, 0};

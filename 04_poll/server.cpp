@@ -3,12 +3,12 @@
 // The trouble with stage 3: three sets of FD_SETSIZE bits, rebuilt for every call because select()
 // overwrites them, and no descriptor beyond the last bit.
 //
-// The one change: an array of pollfd, one for each watched descriptor. What we want to know stands in
-// `events`, what the kernel found in `revents`, so the array outlives the call: it is kept, and only
-// changed as the clients change. Any number of descriptors, of any number.
+// The one change: an array of pollfd, one for each watched descriptor. What we want to know stands
+// in `events`, what the kernel found in `revents`, so the array outlives the call: it is kept, and
+// only changed as the clients change. Any number of descriptors, of any number.
 //
-// What it costs: still everything that is watched, at every call: the whole array is copied into the
-// kernel, walked there, and walked here.
+// What it costs: still everything that is watched, at every call: the whole array is copied into
+// the kernel, walked there, and walked here.
 //
 // Try: make diff-4. make run-4 ARGS=-v, and see when `watch` lines come: not in every round.
 
@@ -33,8 +33,9 @@ public:
     }
 
 private:
-    // What we want to know of a descriptor has changed. The array has no holes: the last entry moves
-    // to where one goes. Never while wait() walks it: the steps change it, and they come afterwards.
+    // What we want to know of a descriptor has changed. The array has no holes: the last entry
+    // moves to where one goes. Never while wait() walks it: the steps change it, and they come
+    // afterwards.
     void watch(int fd, Events before, Events now) {
         if (before == nothing) {
             place_[fd] = watched_.size();
@@ -47,8 +48,7 @@ private:
             watched_.pop_back();
             place_.erase(fd);
         } else {
-            const int wanted = ((now & readable) ? POLLIN | POLLPRI : 0) | ((now & writable) ? POLLOUT : 0);
-            watched_[place].events = static_cast<short>(wanted);
+            watched_[place].events = static_cast<short>(now);
         }
     }
 
@@ -60,19 +60,15 @@ private:
         const int error = count < 0 ? errno : 0;
         ready_.clear();
         if (count > 0)  // how many, not which: so all are walked again
-            for (const pollfd& entry : watched_) {
-                const Events events = ((entry.revents & POLLIN) ? readable : nothing) |
-                                      ((entry.revents & POLLOUT) ? writable : nothing) |
-                                      ((entry.revents & POLLPRI) ? urgent : nothing) |
-                                      ((entry.revents & (POLLHUP | POLLERR)) ? hangup : nothing);
-                if (events != nothing) ready_.push_back({entry.fd, events});
-            }
+            for (const pollfd& entry : watched_)
+                if (entry.revents != 0)
+                    ready_.push_back({entry.fd, static_cast<Events>(entry.revents)});
         sockets_.waited("poll", ready_, 2 * watched_.size(), before, error);
         return ready_;
     }
 
-    // The ready list holds two kinds of socket, listening and connected. (And the signal pipe: run()
-    // asks what it was.)
+    // The ready list holds two kinds of socket, listening and connected. (And the signal pipe:
+    // run() asks what it was.)
     void serve(const Ready& ready) {
         if (Client* client = sockets_.client(ready.fd)) {
             if (ready.events & urgent) sockets_.read_urgent(*client);

@@ -10,6 +10,7 @@
 #include <memory>
 #include <utility>
 
+#include <arpa/inet.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -25,16 +26,20 @@ public:
     Descriptor(Descriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
     Descriptor& operator=(Descriptor&&) = delete;
     // Not again on EINTR: the number is free by then, and may be somebody else's (close(2)).
-    ~Descriptor() { if (number_ >= 0) ::close(number_); }
+    ~Descriptor() {
+        if (number_ >= 0) ::close(number_);
+    }
     int get() const { return number_; }
 
 private:
     int number_;
 };
 
-/// What can be wanted of a descriptor, and what it can be ready for.
+/// What can be wanted of a descriptor, and what it can be ready for: poll()'s bits. A hang-up or an
+/// error is reported unasked.
 using Events = unsigned;
-constexpr Events nothing = 0, readable = 1, writable = 2, urgent = 4, hangup = 8;
+constexpr Events nothing = 0, readable = POLLIN, writable = POLLOUT, urgent = POLLPRI;
+constexpr Events hangup = POLLHUP | POLLERR;
 
 /// A descriptor of the watched list that a wait found ready, and what for.
 struct Ready {
@@ -79,7 +84,8 @@ struct Client {
     Events wants() const {
         if (finished) return nothing;
         const bool listens = !eof && !held && !session.closing;
-        return (listens ? readable : nothing) | (session.outbox.empty() ? nothing : writable);
+        return (listens ? readable | urgent : nothing) |
+               (session.outbox.empty() ? nothing : writable);
     }
 };
 
@@ -87,7 +93,7 @@ inline void set_nonblocking(const Descriptor& fd) { ::fcntl(fd.get(), F_SETFL, O
 
 /// "127.0.0.1:9001" or "[::1]:9001".
 inline std::string address_text(const sockaddr_storage& address, socklen_t size) {
-    char host[NI_MAXHOST], port[NI_MAXSERV];
+    char host[INET6_ADDRSTRLEN + 32], port[8];  // with room for a zone, as in fe80::1%eth0
     if (::getnameinfo(reinterpret_cast<const sockaddr*>(&address), size, host, sizeof host, port,
                       sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
         return "?";
@@ -138,13 +144,13 @@ public:
 
     /// To be told of each wait: the call's name, what became ready, how many entries were walked to
     /// find that out, stopwatch() before the call, and errno if it failed.
-    void waited(const char* call, const std::vector<Ready>& ready, std::size_t scanned, double before,
-                int error) {
+    void waited(const char* call, const std::vector<Ready>& ready, std::size_t scanned,
+                double before, int error) {
         ++counters_.waits;
         counters_.ready += ready.size();
         counters_.scanned += scanned;
         if (program_.narrating()) narrate_wait(call, ready, before, error);
-        if (error && error != EINTR) program_.rest(retry_every);  // out of memory: do not spin on it
+        if (error && error != EINTR) program_.rest(retry_every);  // out of memory: no spinning
     }
 
     std::size_t watching() const { return watching_; }
@@ -173,14 +179,14 @@ public:
             return nullptr;
         }
         const int number = fd.get();
-        if (mode_ == Mode::nonblocking) set_nonblocking(fd);
+        if (mode_ == Mode::nonblocking) make_nonblocking(fd);
         else Program::may_sleep_in(1, number);
         // An answer is sent whole, and nothing is gained by keeping its last segment back until the
         // one before is acknowledged (Nagle's algorithm, RFC 896): with a peer that delays its
         // acknowledgements that costs 40 ms.
         const int on = 1;
         ::setsockopt(number, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        program_.detail("call", "name=setsockopt fd=%d option=TCP_NODELAY", number);
+        made("setsockopt", fd, " option=TCP_NODELAY");
         const auto place = static_cast<std::size_t>(number);
         if (clients.size() <= place) clients.resize(place + 1);
         clients[place].reset(new Client{std::move(fd), Session{listener.service, number}});
@@ -219,21 +225,22 @@ public:
         if (!services_.spoken_to.empty()) answer_others();
     }
 
-    /// TCP's urgent byte travels beside the stream. Whoever is told of it has to fetch it, or is told
-    /// in every round (RFC 6093: not for new programs).
+    /// TCP's urgent byte travels beside the stream. Whoever is told of it has to fetch it, or is
+    /// told in every round (RFC 6093: not for new programs).
     void read_urgent(Client& client) {
-        if (!(client.watched & readable)) return;
+        if (!(client.watched & urgent)) return;
         char byte = 0;
         ++counters_.recv;
         const ssize_t count = ::recv(client.fd.get(), &byte, 1, MSG_OOB);
         if (count == 1)
-            program_.narrate("urgent", "fd=%d data=%s", client.fd.get(), quoted({&byte, 1}).c_str());
+            program_.narrate("urgent", "fd=%d data=%s", client.fd.get(),
+                             quoted({&byte, 1}).c_str());
         else if (count < 0 && errno != EINVAL)  // EINVAL: fetched, or overtaken by another
             not_done(client, "recv", errno, 0);
     }
 
-    /// One send of what waits. The kernel may take less than it is offered; the rest waits until the
-    /// socket is writable.
+    /// One send of what waits. The kernel may take less than it is offered; the rest waits until
+    /// the socket is writable.
     void write_to(Client& client) {
         if (client.session.outbox.empty() || client.finished) return;
         send_to(client);
@@ -243,7 +250,8 @@ public:
     void close_finished() {
         if (finished_.empty() && accepting_) return;
         const bool room = !finished_.empty();
-        for (std::size_t i = 0; i < finished_.size(); ++i) {  // it grows: to be told can finish others
+        // By index, as it grows: who is told that somebody leaves may turn out to be gone as well.
+        for (std::size_t i = 0; i < finished_.size(); ++i) {
             services_.leave(finished_[i]->session);
             answer_others();
             close_client(*finished_[i]);
@@ -260,7 +268,7 @@ public:
     void close_all() {
         for (const auto& client : clients) {
             if (!client) continue;
-            set_nonblocking(client->fd);
+            make_nonblocking(client->fd);
             services_.say_goodbye(client->session);
             if (client->session.spoken_to) write_to(*client);
             client->finished = "stop";
@@ -289,16 +297,21 @@ private:
         // TIME_WAIT.
         const int on = 1;
         ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+        made("socket", fd);
+        made("setsockopt", fd, " option=SO_REUSEADDR");
         // Non-blocking even where a wait says that somebody is there: whoever it was may have left
         // again before accept() is called.
-        if (mode_ == Mode::nonblocking) set_nonblocking(fd);
-        const bool listens = fd.get() >= 0 && ::bind(fd.get(), found->ai_addr, found->ai_addrlen) == 0 &&
+        if (mode_ == Mode::nonblocking) make_nonblocking(fd);
+        const bool listens = fd.get() >= 0 &&
+                             ::bind(fd.get(), found->ai_addr, found->ai_addrlen) == 0 &&
                              ::listen(fd.get(), SOMAXCONN) == 0;
         const int error = errno;
         ::freeaddrinfo(found);
         if (!listens)
             program_.fail(1, "cannot listen on %s port %d: %s", address, port.number,
                           std::strerror(error));
+        made("bind", fd);
+        made("listen", fd);
         sockaddr_storage bound{};
         socklen_t size = sizeof bound;
         ::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&bound), &size);
@@ -312,7 +325,8 @@ private:
         ++counters_.watch;
         if (before == nothing) ++watching_;
         if (now == nothing) --watching_;
-        if (program_.narrating()) program_.detail("watch", "fd=%d for=%s", fd, letters(now).c_str());
+        if (program_.narrating())
+            program_.detail("watch", "fd=%d for=%s", fd, letters(now).c_str());
         watch_(fd, before, now);
     }
 
@@ -331,7 +345,7 @@ private:
         // the backlog and the listener ready: to go on watching it would be to spin.
         if (again || error == EINTR || error == ECONNABORTED || error == EPROTO) return;
         accepting_ = false;
-        // Our own limit gives way when a client leaves. What others use up gives no sign: try again.
+        // Our own limit gives way when a client leaves. Others' use gives no sign: try again.
         if (error != EMFILE || client_count() == 0) retry_at_ = monotonic() + retry_every;
         program_.narrate("pause", "reason=%s clients=%zu", errno_name(error), client_count());
         watch_listeners(readable, nothing);
@@ -353,7 +367,8 @@ private:
     void answer(Client& client) {
         client.session.spoken_to = false;
         if (client.session.too_slow) finish(client, "slow_reader");
-        else if (client.session.outbox.empty() || client.finished || (client.watched & writable)) update(client);
+        else if (client.session.outbox.empty() || client.finished || (client.watched & writable))
+            update(client);
         else send_to(client);
     }
 
@@ -411,7 +426,8 @@ private:
     /// out on the peer's side (RFC 1122, 4.2.2.13). So what has come already is read, and dropped.
     void read_out(Client& client) {
         ::shutdown(client.fd.get(), SHUT_WR);
-        set_nonblocking(client.fd);
+        made("shutdown", client.fd, " how=SHUT_WR");
+        make_nonblocking(client.fd);
         for (std::size_t read = 0; read < outbox_limit;) {
             ++counters_.recv;
             const ssize_t count = ::recv(client.fd.get(), buffer_, sizeof buffer_, 0);
@@ -423,11 +439,22 @@ private:
         }
     }
 
+    void make_nonblocking(const Descriptor& fd) {
+        set_nonblocking(fd);
+        made("fcntl", fd, " flags=O_NONBLOCK");
+    }
+
+    /// A system call that only -v wants to see.
+    void made(const char* call, const Descriptor& fd, const char* how = "") {
+        program_.detail("call", "name=%s fd=%d%s", call, fd.get(), how);
+    }
+
     void narrate_wait(const char* call, const std::vector<Ready>& ready, double before, int error) {
-        const std::string outcome = error ? std::string("error=") + errno_name(error)
-                                          : "ready=" + std::to_string(ready.size()) + " on=" + list(ready);
-        program_.narrate("wait", "call=%s watching=%zu %s slept=%.3f", call, watching_, outcome.c_str(),
-                         monotonic() - before);
+        const std::string outcome =
+            error ? std::string("error=") + errno_name(error)
+                  : "ready=" + std::to_string(ready.size()) + " on=" + list(ready);
+        program_.narrate("wait", "call=%s watching=%zu %s slept=%.3f", call, watching_,
+                         outcome.c_str(), monotonic() - before);
     }
 
     void narrate_recv(int fd, std::string_view bytes, double before) {
@@ -438,7 +465,8 @@ private:
 
     void narrate_send(int fd, ssize_t count, std::size_t left, double before) {
         const std::string rest = left == 0 ? "" : " left=" + std::to_string(left);
-        program_.narrate("send", "fd=%d bytes=%zd%s%s", fd, count, rest.c_str(), slept(before).c_str());
+        program_.narrate("send", "fd=%d bytes=%zd%s%s", fd, count, rest.c_str(),
+                         slept(before).c_str());
     }
 
     std::size_t client_count() const { return static_cast<std::size_t>(counters_.clients); }

@@ -1,12 +1,12 @@
 // Stage 5: epoll.
 //
-// The trouble with stage 4: the array of watched descriptors is ours, so every poll() carries all of
-// it into the kernel, the kernel walks all of it, and so do we, to find the few that are ready: with
-// ten thousand silent clients, ten thousand entries for one message.
+// The trouble with stage 4: the array of watched descriptors is ours, so every poll() carries all
+// of it into the kernel, the kernel walks all of it, and so do we, to find the few that are ready:
+// with ten thousand silent clients, ten thousand entries for one message.
 //
 // The one change: the kernel keeps the watched list. epoll_ctl() tells it what we want to know of a
-// descriptor, once, and again only when that changes; epoll_wait() returns nothing but what is ready.
-// Level-triggered, as select and poll are: what is not dealt with is reported again.
+// descriptor, once, and again only when that changes; epoll_wait() returns nothing but what is
+// ready. Level-triggered, as select and poll are: what is not dealt with is reported again.
 //
 // What it costs: a system call for each change, and Linux only.
 //
@@ -16,7 +16,6 @@
 #include "socket.hpp"
 
 #include <array>
-#include <span>
 
 #include <sys/epoll.h>
 
@@ -40,9 +39,11 @@ private:
     void watch(int fd, Events before, Events now) {
         epoll_event entry{};
         entry.data.fd = fd;
-        entry.events = ((now & readable) ? EPOLLIN | EPOLLPRI : 0U) | ((now & writable) ? EPOLLOUT : 0U);
-        const int change = before == nothing ? EPOLL_CTL_ADD : now == nothing ? EPOLL_CTL_DEL : EPOLL_CTL_MOD;
-        if (::epoll_ctl(epoll_.get(), change, fd, &entry) < 0) sockets_.cannot_watch(fd, errno);
+        entry.events = now;  // epoll's bits are poll's
+        const int operation = before == nothing ? EPOLL_CTL_ADD
+                              : now == nothing  ? EPOLL_CTL_DEL
+                                                : EPOLL_CTL_MOD;
+        if (::epoll_ctl(epoll_.get(), operation, fd, &entry) < 0) sockets_.cannot_watch(fd, errno);
     }
 
     // Sleeps until a watched descriptor is ready, or the time limit is over.
@@ -52,19 +53,16 @@ private:
                                        milliseconds(sockets_.wait_limit()));
         const int error = count < 0 ? errno : 0;
         ready_.clear();
-        for (const epoll_event& entry : std::span(found_).first(std::max(count, 0))) {
-            const Events events = ((entry.events & EPOLLIN) ? readable : nothing) |
-                                  ((entry.events & EPOLLOUT) ? writable : nothing) |
-                                  ((entry.events & EPOLLPRI) ? urgent : nothing) |
-                                  ((entry.events & (EPOLLHUP | EPOLLERR)) ? hangup : nothing);
-            ready_.push_back({entry.data.fd, events});
+        for (int i = 0; i < count; ++i) {
+            const epoll_event& entry = found_[static_cast<std::size_t>(i)];
+            ready_.push_back({entry.data.fd, entry.events});
         }
         sockets_.waited("epoll_wait", ready_, 2 * ready_.size(), before, error);
         return ready_;
     }
 
-    // The ready list holds two kinds of socket, listening and connected. (And the signal pipe: run()
-    // asks what it was.)
+    // The ready list holds two kinds of socket, listening and connected. (And the signal pipe:
+    // run() asks what it was.)
     void serve(const Ready& ready) {
         if (Client* client = sockets_.client(ready.fd)) {
             if (ready.events & urgent) sockets_.read_urgent(*client);

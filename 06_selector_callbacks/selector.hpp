@@ -37,7 +37,8 @@
 namespace selectors {
 
 using Events = unsigned;
-constexpr Events read = 1, write = 2, urgent = 4;  // urgent: TCP's urgent data, with read or alone
+constexpr Events read = POLLIN, write = POLLOUT, urgent = POLLPRI;  // urgent: TCP's urgent data
+constexpr Events broken = POLLERR | POLLHUP | POLLNVAL;             // reported only, as all three
 using Callback = std::function<void(Events)>;
 
 /// A registered descriptor: what is wanted of it, and whom to call.
@@ -47,8 +48,8 @@ struct Key {
     Callback callback;
 
     /// Calls back with what of `ready` is still wanted. Nothing, if a callback earlier in the same
-    /// round has unregistered this descriptor: the event was for one that is gone, also if its number
-    /// has been handed out and registered again since.
+    /// round has unregistered this descriptor: the event was for one that is gone, also if its
+    /// number has been handed out and registered again since.
     void call(Events ready) const {
         if (ready & events) callback(ready & events);
     }
@@ -98,7 +99,8 @@ public:
         retired_.clear();
         ready_.clear();
         const int count = wait(timeout);
-        if (count < 0 && errno != EINTR) throw std::system_error(errno, std::generic_category(), call());
+        if (count < 0 && errno != EINTR)
+            throw std::system_error(errno, std::generic_category(), call());
         if (count > 0) collect(count);
         return ready_;
     }
@@ -114,10 +116,12 @@ protected:
     virtual void add(const Key& key) = 0;
     virtual void change(const Key& key, Events events) = 0;
     virtual void remove(const Key& key) = 0;
-    virtual int wait(double timeout) = 0;       // as the system call: how many, or -1 and errno
-    virtual void collect(int count) = 0;        // reports each that is ready
+    virtual int wait(double timeout) = 0;  // as the system call: how many, or -1 and errno
+    virtual void collect(int count) = 0;   // reports each that is ready
 
     void report(const Key& key, Events events) {
+        // The owner's next read or write finds out what is broken, so it is called for either.
+        if (events & broken) events |= read | write | urgent;
         if (events & key.events) ready_.emplace_back(&key, events & key.events);
     }
 
@@ -125,7 +129,8 @@ protected:
 
     // select and poll learn of a closed descriptor only later, in the wait.
     static void check_open(int fd) {
-        if (::fcntl(fd, F_GETFD) < 0) throw std::system_error(errno, std::generic_category(), about(fd));
+        if (::fcntl(fd, F_GETFD) < 0)
+            throw std::system_error(errno, std::generic_category(), about(fd));
     }
 
     // Rounded up: rounded down, the last part of a millisecond would not be waited for.
@@ -138,7 +143,7 @@ protected:
 private:
     static void check(Events events) {
         if (events == 0) throw std::invalid_argument("no events to wait for");
-        if (events & ~(read | write | urgent)) throw std::invalid_argument("unknown events");
+        if ((events & ~(read | write | urgent)) != 0) throw std::invalid_argument("unknown events");
     }
 
     Key& find(int fd) {
@@ -154,24 +159,31 @@ private:
 /// Sets of bits, copied for every call because select() overwrites them; FD_SETSIZE descriptors.
 class SelectSelector : public Selector {
 public:
-    SelectSelector() { for (fd_set& set : wanted_) FD_ZERO(&set); }
+    SelectSelector() {
+        for (fd_set& set : wanted_) FD_ZERO(&set);
+    }
     const char* call() const override { return "select"; }
 
 protected:
     void add(const Key& key) override {
-        if (key.fd >= FD_SETSIZE) throw std::invalid_argument(about(key.fd) + " does not fit an fd_set");
-        check_open(key.fd);
+        if (key.fd >= FD_SETSIZE)
+            throw std::invalid_argument(about(key.fd) + " does not fit an fd_set");
         change(key, key.events);
     }
 
     void change(const Key& key, Events events) override {
-        for (std::size_t i = 0; i < 3; ++i) {
-            if (events & (1U << i)) FD_SET(key.fd, &wanted_[i]);
-            else FD_CLR(key.fd, &wanted_[i]);
-        }
+        check_open(key.fd);
+        want(key.fd, events);
     }
 
-    void remove(const Key& key) override { change(key, 0); }
+    void remove(const Key& key) override { want(key.fd, 0); }
+
+    void want(int fd, Events events) {
+        for (std::size_t i = 0; i < 3; ++i) {
+            if (events & of_set[i]) FD_SET(fd, &wanted_[i]);
+            else FD_CLR(fd, &wanted_[i]);
+        }
+    }
 
     int wait(double timeout) override {
         found_ = wanted_;
@@ -181,20 +193,22 @@ protected:
         timeval limit{};
         limit.tv_sec = static_cast<time_t>(seconds);
         limit.tv_usec = static_cast<suseconds_t>((std::min(timeout, 1e6) - seconds) * 1e6);
-        return ::select(highest + 1, &found_[0], &found_[1], &found_[2], timeout < 0 ? nullptr : &limit);
+        return ::select(highest + 1, &found_[0], &found_[1], &found_[2],
+                        timeout < 0 ? nullptr : &limit);
     }
 
     void collect(int) override {
         for (const auto& [fd, key] : keys_) {
             Events events = 0;
             for (std::size_t i = 0; i < 3; ++i)
-                if (FD_ISSET(fd, &found_[i])) events |= 1U << i;
+                if (FD_ISSET(fd, &found_[i])) events |= of_set[i];
             report(*key, events);
         }
     }
 
 private:
-    std::array<fd_set, 3> wanted_{}, found_{};  // read, write, urgent: in the order of their bits
+    static constexpr Events of_set[3] = {read, write, urgent};
+    std::array<fd_set, 3> wanted_{}, found_{};
 };
 
 /// An array that outlives the call; any number of descriptors.
@@ -206,11 +220,12 @@ protected:
     void add(const Key& key) override {
         check_open(key.fd);
         place_[key.fd] = watched_.size();
-        watched_.push_back({key.fd, mask(key.events), 0});
+        watched_.push_back({key.fd, static_cast<short>(key.events), 0});
     }
 
     void change(const Key& key, Events events) override {
-        watched_[place_.at(key.fd)].events = mask(events);
+        check_open(key.fd);
+        watched_[place_.at(key.fd)].events = static_cast<short>(events);
     }
 
     void remove(const Key& key) override {
@@ -226,21 +241,11 @@ protected:
     }
 
     void collect(int) override {
-        for (const pollfd& entry : watched_) {
-            if (entry.revents == 0) continue;
-            const bool broken = (entry.revents & (POLLHUP | POLLERR | POLLNVAL)) != 0;
-            report(*keys_.at(entry.fd), (broken || (entry.revents & POLLIN) ? read : 0U) |
-                                            (broken || (entry.revents & POLLOUT) ? write : 0U) |
-                                            (broken || (entry.revents & POLLPRI) ? urgent : 0U));
-        }
+        for (const pollfd& entry : watched_)
+            if (entry.revents != 0) report(*keys_.at(entry.fd), static_cast<Events>(entry.revents));
     }
 
 private:
-    static short mask(Events events) {
-        return static_cast<short>(((events & read) ? POLLIN : 0) | ((events & write) ? POLLOUT : 0) |
-                                  ((events & urgent) ? POLLPRI : 0));
-    }
-
     std::vector<pollfd> watched_;
     std::unordered_map<int, std::size_t> place_;  // of a descriptor in watched_
 };
@@ -271,7 +276,8 @@ protected:
 
     int wait(double timeout) override {
         walked_ = 0;
-        return ::epoll_wait(epoll_, found_.data(), static_cast<int>(found_.size()), milliseconds(timeout));
+        return ::epoll_wait(epoll_, found_.data(), static_cast<int>(found_.size()),
+                            milliseconds(timeout));
     }
 
     void collect(int count) override {
@@ -279,11 +285,8 @@ protected:
         for (int i = 0; i < count; ++i) {
             const epoll_event& entry = found_[static_cast<std::size_t>(i)];
             const auto key = keys_.find(entry.data.fd);
-            if (key == keys_.end()) continue;  // closed, never unregistered, alive in a copy
-            const bool broken = (entry.events & (EPOLLHUP | EPOLLERR)) != 0;
-            report(*key->second, (broken || (entry.events & EPOLLIN) ? read : 0U) |
-                                     (broken || (entry.events & EPOLLOUT) ? write : 0U) |
-                                     (broken || (entry.events & EPOLLPRI) ? urgent : 0U));
+            // Otherwise it was closed without unregister(), and lives on in a copy (dup, fork).
+            if (key != keys_.end()) report(*key->second, entry.events);
         }
     }
 
@@ -291,8 +294,7 @@ private:
     void control(int operation, int fd, Events events) {
         epoll_event entry{};
         entry.data.fd = fd;
-        entry.events = ((events & read) ? EPOLLIN : 0U) | ((events & write) ? EPOLLOUT : 0U) |
-                       ((events & urgent) ? EPOLLPRI : 0U);
+        entry.events = events;  // epoll's bits are poll's
         if (::epoll_ctl(epoll_, operation, fd, &entry) < 0)
             throw std::system_error(errno, std::generic_category(), about(fd));
     }

@@ -3,27 +3,26 @@
 // The trouble with stage 5: the loop has to know what each ready descriptor is, and the program is
 // written for one system call of one operating system.
 //
-// The one change: a descriptor is registered together with what to do when it is ready. The loop asks
-// and calls back; it knows nothing of listeners or clients. Which system call waits is the selector's
-// business: select, poll or epoll, chosen at the start.
+// The one change: a descriptor is registered together with what to do when it is ready. The loop
+// asks and calls back; it knows nothing of listeners or clients. Which system call waits is the
+// selector's business: select, poll or epoll, chosen at the start.
 //
 // What it costs: an indirect call for each event, and a program that can no longer be read from top
 // to bottom: what happens next is whatever was registered. "The callback is called by the user's
 // process; the system only notifies."
 //
-// Try: make diff-6. make run-6 ARGS="-s poll", and -s select. In a debugger, break in a callback, and
-// look who called it.
+// Try: make diff-6. make run-6 ARGS="-s poll", and -s select. In a debugger, break in a callback,
+// and look who called it.
 
 #include "selector.hpp"
 #include "socket.hpp"
 
 namespace {
 
-static_assert(readable == selectors::read && writable == selectors::write && urgent == selectors::urgent);
-
 class Server {
 public:
-    Server(Program& program, selectors::Selector& selector) : program_(program), selector_(selector) {}
+    Server(Program& program, selectors::Selector& selector)
+        : program_(program), selector_(selector) {}
 
     void run() {
         while (!program_.stopped()) {
@@ -36,10 +35,9 @@ public:
 private:
     // What we want to know of a descriptor has changed. New ones come with what to do when ready.
     void watch(int fd, Events before, Events now) try {
-        const Events wanted = now | ((now & readable) ? urgent : nothing);
         if (now == nothing) selector_.unregister(fd);
-        else if (before == nothing) selector_.register_fd(fd, wanted, callback(fd));
-        else selector_.modify(fd, wanted);
+        else if (before == nothing) selector_.register_fd(fd, now, callback(fd));
+        else selector_.modify(fd, now);
     } catch (const std::system_error& refused) {
         sockets_.cannot_watch(fd, refused.code().value());
     }
@@ -88,9 +86,14 @@ std::unique_ptr<selectors::Selector> make_selector(const Program& program) {
 }  // namespace
 
 int main(int argc, char* argv[]) {
-    Program program(argc, argv, {.number = 6, .name = "06_selector_callbacks", .waits = true,
-                                 .options = "s:", .usage = " [-s select|poll|epoll]"});
-    if (program.options.selector.empty()) program.options.selector = SELECTOR_HAS_EPOLL ? "epoll" : "poll";
+    Program program(argc, argv,
+                    {.number = 6,
+                     .name = "06_selector_callbacks",
+                     .waits = true,
+                     .options = "s:",
+                     .usage = " [-s select|poll|epoll]"});
+    if (program.options.selector.empty())
+        program.options.selector = SELECTOR_HAS_EPOLL ? "epoll" : "poll";
     const auto selector = make_selector(program);
     program.start();
     program.limit_descriptors(program.options.selector == "select" ? FD_SETSIZE : RLIM_INFINITY);
