@@ -359,7 +359,7 @@ private:
         if (deaf_) return;
         const double seconds = monotonic() - started_;
         pollfd out{STDOUT_FILENO, POLLOUT, 0};
-        if (::poll(&out, 1, patience) == 0) {
+        if (::poll(&out, 1, patience) <= 0) {
             ++lost_;
             return;
         }

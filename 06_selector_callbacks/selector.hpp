@@ -55,6 +55,8 @@ struct Key {
     }
 };
 
+using ReadyList = std::vector<std::pair<const Key*, Events>>;
+
 /// What the three have in common. Every error is an exception, and leaves things as they were:
 /// std::invalid_argument: a negative descriptor, one registered already, one that select() cannot
 /// hold, no events; std::out_of_range: a descriptor that is not registered; std::system_error: what
@@ -95,7 +97,7 @@ public:
     /// returns pairs of key and events; none when the time is over or a signal came. Errors and
     /// hang-ups are reported as readiness for whatever is wanted: the next read or write says what
     /// happened. Not to be called by a callback; the list is valid until the next call.
-    const std::vector<std::pair<const Key*, Events>>& select(double timeout = -1) {
+    const ReadyList& select(double timeout = -1) {
         retired_.clear();
         ready_.clear();
         const int count = wait(timeout);
@@ -152,7 +154,7 @@ private:
         return *found->second;
     }
 
-    std::vector<std::pair<const Key*, Events>> ready_;
+    ReadyList ready_;
     std::vector<std::unique_ptr<Key>> retired_;
 };
 

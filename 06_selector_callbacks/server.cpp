@@ -54,13 +54,17 @@ private:
     }
 
     // Sleeps until a watched descriptor is ready, or the time limit is over.
-    const std::vector<std::pair<const selectors::Key*, Events>>& wait() {
+    const selectors::ReadyList& wait() try {
         const double before = program_.stopwatch();
         const auto& found = selector_.select(sockets_.wait_limit());
         ready_.clear();
         for (const auto& [key, events] : found) ready_.push_back({key->fd, events});
         sockets_.waited(selector_.call(), ready_, selector_.walked(), before, 0);
         return found;
+    } catch (const std::system_error& failed) {
+        static const selectors::ReadyList none;
+        sockets_.waited(selector_.call(), {}, 0, program_.stopwatch(), failed.code().value());
+        return none;
     }
 
     Program& program_;
@@ -70,7 +74,7 @@ private:
                      [this](int fd, Events before, Events now) { watch(fd, before, now); }};
 };
 
-std::unique_ptr<selectors::Selector> make_selector(const Program& program) {
+std::unique_ptr<selectors::Selector> make_selector(const Program& program) try {
     const std::string& name = program.options.selector;
     if (name == "select") return std::make_unique<selectors::SelectSelector>();
     if (name == "poll") return std::make_unique<selectors::PollSelector>();
@@ -81,6 +85,8 @@ std::unique_ptr<selectors::Selector> make_selector(const Program& program) {
     const char* known = "select or poll";
 #endif
     program.fail(2, "-s %s: %s is wanted", quoted(name).c_str(), known);
+} catch (const std::system_error& refused) {
+    program.fail(1, "%s", refused.what());
 }
 
 }  // namespace
