@@ -666,9 +666,7 @@ class Client:
             return True
         since = time.monotonic()
         found = bool(_poll_one(self.sock.fileno(), select.POLLIN, seconds))
-        if found:
-            self._pull(since)              # so that its mark says when it came
-        elif seconds:
+        if not found and seconds:
             self._note("wait", since=since, text="no answer")
         return found
 
@@ -894,12 +892,19 @@ class Run:
         """How many of these clients have something to read, once all have, or none will."""
         waiting = list(clients)
         count = len(waiting)
+        since = time.monotonic()
+
+        def silent(client: Client) -> bool:
+            if not client.answered(0):
+                return True
+            if not client._in and not client.ended:
+                client._pull(since)        # now, so that its mark says when it came
+            return False
 
         def all_answered() -> bool:
-            waiting[:] = [client for client in waiting if not client.answered(0)]
+            waiting[:] = [client for client in waiting if silent(client)]
             return not waiting
 
-        since = time.monotonic()
         if not self.until(all_answered, quiet, lambda pause: _poll_one(
                 waiting[0].fileno(), select.POLLIN, pause)):
             for client in waiting:
