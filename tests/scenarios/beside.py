@@ -2,12 +2,12 @@
 
 from scenarios import scenario
 
-COUNTS = (10, 100, 1000)
+COUNTS = (0, 10, 100, 1000)
 KEYS = ("waits", "ready", "watch", "scanned", "accept", "recv", "send", "would_block")
 MESSAGES = 50
 
 
-@scenario("What does one message cost beside 10, 100, 1,000 clients that say nothing?")
+@scenario("What does one message cost beside 0, 10, 100, 1,000 silent clients?")
 def silent_clients(run):
     run.hard_limit(COUNTS[-1] + 24)
     speaker = run.connect()

@@ -23,6 +23,7 @@ def idle(run):
     counted = _difference(server.stats(), before)
     return {
         "served": served,
+        "seconds": round(seconds, 3),
         "cpu_seconds_in_a_quarter": round(used * 0.25 / seconds, 4),
         "cpu_share": round(used / seconds, 3),
         "empty_calls": counted["would_block"],
