@@ -144,11 +144,11 @@ const State states[] = {
      "socket(7)"},
     {"", "unread", "10 bytes came, sent as 5 and 5", 2,
      [](Scene& s) { s.open(), s.arrive(5), s.arrive(5); },
-     "a stream of bytes: one recv takes what two sends sent; one edge tells of all that came by then",
+     "a stream of bytes: one recv takes what two sends sent; one edge tells of all that has come",
      "tcp(7), epoll(7)"},
     {"", "read-partly", "10 bytes came, 4 were read", 3,
      [](Scene& s) { s.open(), s.arrive(10), s.hear_all(), s.take(4); },
-     "to read is no change: edge-triggered is silent about the 6 bytes left, level-triggered is not",
+     "to read is no change: edge-triggered is silent about the 6 bytes left, the others are not",
      "epoll(7)"},
     {"", "read-partly-more", "10 came, 4 were read, 1 more came", 3,
      [](Scene& s) { s.open(), s.arrive(10), s.hear_all(), s.take(4), s.arrive(1); },
@@ -156,14 +156,14 @@ const State states[] = {
      "epoll(7)"},
     {"", "urgent", "an urgent byte came", 0,
      [](Scene& s) { s.open(), s.urgent_arrives(); },
-     "x without r: it stands beside the stream; x stays until recv(MSG_OOB), or a plain recv goes past",
+     "x without r: it is not in the stream; x stays until recv(MSG_OOB), or a plain recv passes it",
      "tcp(7), RFC 6093"},
     {"", "urgent-passed", "an urgent byte came, plain recv tried", 0,
      [](Scene& s) { s.open(), s.urgent_arrives(), s.hear_all(), receive(s.number); },
-     "that recv said EAGAIN and threw the urgent byte away: on x, ask for it first, then read the rest",
+     "that recv said EAGAIN and threw the urgent byte away: on x, ask for it first, then recv",
      "recv(2), tcp(7)"},
 
-    {"The peer leaves", "half-closed-unread", "peer half-closed, 10 bytes unread", 4,
+    {"The peer leaves", "half-closed-tail", "peer half-closed, 10 bytes unread", 4,
      [](Scene& s) { s.open(), s.arrive(10), s.hear_all(), s.peer_half_closes(); },
      "d says that no more will come, not that nothing is there: to close on d loses the 10 bytes",
      "poll(2), epoll_ctl(2)"},
@@ -192,7 +192,7 @@ const State states[] = {
      "select(2), socket(7), RFC 9293 3.5.3"},
     {"", "reset-unread", "peer reset, 10 bytes unread", 4,
      [](Scene& s) { s.open(), s.arrive(10), s.hear_all(), s.peer_resets(); },
-     "Linux still hands out what came before; the RFC has it thrown away: read, but rely on neither",
+     "Linux still hands out what came before, the RFC has it thrown away: rely on neither",
      "RFC 9293 3.10.7.4"},
 
     {"Sending", "full", "send buffer full", 7,
@@ -253,11 +253,11 @@ const State states[] = {
      "accept(2)"},
     {"", "waiting", "one waits in the backlog", 0,
      [](Scene& s) { s.listen(), s.peer = newcomer(s.fd); },
-     "r: accept has something to give; edge-triggered, accept until EAGAIN, or one of two stays there",
+     "r: there is something to accept; edge-triggered, accept until EAGAIN, or one may stay there",
      "accept(2), epoll(7)"},
     {"", "waiting-reset", "one waited, and has reset", 0,
      [](Scene& s) { s.listen(), s.peer = newcomer(s.fd), s.reset_comes = true, reset(s.peer); },
-     "Linux hands out the dead connection, and recv tells; other systems: ECONNABORTED, or it is gone",
+     "Linux hands out the dead connection, and recv tells; others say ECONNABORTED, or drop it",
      "accept(2)"},
     {"", "waiting-taken", "one waited, somebody else accepted it", 9,
      [](Scene& s) { s.listen(), s.peer = newcomer(s.fd), s.other = accepted(s.fd); },
@@ -281,7 +281,7 @@ const State states[] = {
      "poll(2), epoll_ctl(2)"},
     {"", "twice", "registered twice", 0,
      [](Scene& s) { s.connect(), s.watch(), s.watch(), s.entries = 2; },
-     "a set holds it once, an array as often as you wrote it; epoll refuses, and the first one stays",
+     "a set holds it once, an array as often as you wrote it; epoll refuses, the first one stays",
      "epoll(7), poll(2)"},
     {"", "closed", "closed while watched", 12,
      [](Scene& s) { s.open(), s.fd.close(); },
@@ -305,7 +305,7 @@ const State states[] = {
          s.peer = std::move(newer.peer);
          s.arrive(10);
      },
-     "numbers are given out again at once: select and poll speak of the new one, epoll knows neither",
+     "numbers are given out again at once: select and poll tell of the new one, epoll of neither",
      "open(2), dup(2), epoll(7)"},
     {"", "number-1024", "just connected, its number is 1024", 14,
      [](Scene& s) {
@@ -369,14 +369,16 @@ const Question questions[] = {
     {"Can I wait for a file?", "No: it is always ready."},
 };
 
-// ---- Telling -------------------------------------------------------------------------------------
+// ---- Telling ------------------------------------------------------------------------------------
 
 constexpr char legend[] = R"(
-r readable   w writable   x urgent data (PRI)   d peer sends no more (RDHUP)   h hang-up (HUP)   e error (ERR)   n not open (NVAL)   - nothing
-Asked for: r w x d, if the row does not say otherwise. select has r w x alone: e is told as r and w, h as r (select(2)).
-first, again: what edge-triggered tells of this when all before was heard, and when asked once more. The others tell the same each time.
-recv, SO_ERROR: what they say, and after the comma the second time, where that differs. recv 0: end of input. oob: recv(MSG_OOB).
-Of a listener: accept() and, after "ok:", recv on what it gave. Of what is no socket: read(), write().
+r readable   w writable   x urgent data (PRI)   d peer sends no more (RDHUP)
+h hang-up (HUP)   e error (ERR)   n not open (NVAL)   - nothing
+Asked for: r w x d, unless the row says otherwise. select tells e as r and w, h as r (select(2)).
+first, again: what edge-triggered tells of this when all before was heard, and when asked once more.
+The other waits tell the same each time. recv, SO_ERROR: the second time, too, where it differs.
+recv: 0 is the end of input; oob is recv(MSG_OOB); of a listener accept(); after "ok:" recv then.
+What is no socket gets read() and write().
 )";
 // clang-format on
 
@@ -410,8 +412,10 @@ void print_table(const std::vector<Told>& table, const char* kernel) {
 std::string quoted(std::string_view text) {
     std::string json = "\"";
     for (const char letter : text) {
-        if (letter == '"' || letter == '\\') json += '\\';
-        json += letter;
+        char code[8];
+        std::snprintf(code, sizeof code, "\\u%04x", static_cast<unsigned char>(letter));
+        const bool plain = letter >= ' ' && letter != '"' && letter != '\\';
+        json += plain ? std::string(1, letter) : code;
     }
     return json + '"';
 }
