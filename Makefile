@@ -90,7 +90,7 @@ $(BUILD)/truth: tests/truth.cpp $(BUILD)/compiled-with
 
 ## make test         the same scenarios against every stage (ARGS="-k greet", STAGE=4, SAN=1)
 ##                   or against your own program:         make test STAGE=4 SERVER=./mine
-test: $(if $(SERVER),,$(SERVERS) $(BUILD)/truth)
+test: $(if $(SERVER),,$(SERVERS) $(BUILD)/truth $(BUILD)/load $(BUILD)/floor)
 	@SAN='$(SAN)' STAGE='$(STAGE)' SERVER='$(SERVER)' sh tests/pytest.sh $(ARGS)
 
 # ---- Measure -----------------------------------------------------------------------------------
