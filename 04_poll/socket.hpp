@@ -69,6 +69,7 @@ inline std::string list(const std::vector<Ready>& all) {
 struct Listener {
     Descriptor fd;
     Service service;
+    Events watched = nothing;  // what the stage was last told to watch it for
 };
 
 struct Client {
@@ -120,7 +121,7 @@ public:
         : program_(program), mode_(mode), watch_(std::move(watch)) {
         for (const Port& port : program.options.ports) listen_on(port);
         watch_for(program.signal_fd(), nothing, readable);
-        watch_listeners(nothing, readable);
+        watch_listeners(readable);
     }
 
     /// The client with this descriptor, or null.
@@ -159,11 +160,16 @@ public:
     /// To be told of a descriptor that the system refuses to watch: nothing would ever be heard of
     /// it again.
     void cannot_watch(int fd, int error) {
-        Client* refused = client(fd);
-        if (!refused) program_.fail(1, "cannot watch fd %d: %s", fd, errno_name(error));
-        refused->watched = nothing;
         --watching_;
-        finish(*refused, errno_name(error));
+        if (Client* lost = client(fd)) {
+            lost->watched = nothing;
+            finish(*lost, errno_name(error));
+        } else if (Listener* paused = listener(fd); paused && counters_.waits > 0) {
+            paused->watched = nothing;
+            pause(error);
+        } else {
+            program_.fail(1, "cannot watch fd %d: %s", fd, errno_name(error));
+        }
     }
 
     /// Accepts one newcomer; null if there is none, or none can be had now.
@@ -261,7 +267,7 @@ public:
         accepting_ = true;
         retry_at_ = never;
         program_.narrate("resume", "clients=%zu", client_count());
-        watch_listeners(nothing, readable);
+        watch_listeners(readable);
     }
 
     /// The server stops: whoever understands it is told, and everything is closed.
@@ -330,8 +336,19 @@ private:
         watch_(fd, before, now);
     }
 
-    void watch_listeners(Events before, Events now) {
-        for (const Listener& listener : listeners) watch_for(listener.fd.get(), before, now);
+    void watch_listeners(Events now) {
+        for (Listener& listener : listeners)
+            if (now == nothing || accepting_)  // watching the one before may have been refused
+                watch_for(listener.fd.get(), std::exchange(listener.watched, now), now);
+    }
+
+    /// The newcomer stays in the backlog and the listener ready: to go on watching it would be to
+    /// spin. Our own limit gives way when a client leaves; others' use gives no sign: try again.
+    void pause(int error) {
+        accepting_ = false;
+        if (error != EMFILE || client_count() == 0) retry_at_ = monotonic() + retry_every;
+        program_.narrate("pause", "reason=%s clients=%zu", errno_name(error), client_count());
+        watch_listeners(nothing);
     }
 
     void not_accepted(const Listener& listener, int error, double before) {
@@ -341,14 +358,9 @@ private:
             program_.narrate("accept", "fd=%d error=%s%s", listener.fd.get(), errno_name(error),
                              slept(before).c_str());
         // Nobody there, a signal, a newcomer who left again: nothing that the next round would not
-        // mend. Anything else is a lack of descriptors or memory, and lasts. The newcomer stays in
-        // the backlog and the listener ready: to go on watching it would be to spin.
-        if (again || error == EINTR || error == ECONNABORTED || error == EPROTO) return;
-        accepting_ = false;
-        // Our own limit gives way when a client leaves. Others' use gives no sign: try again.
-        if (error != EMFILE || client_count() == 0) retry_at_ = monotonic() + retry_every;
-        program_.narrate("pause", "reason=%s clients=%zu", errno_name(error), client_count());
-        watch_listeners(readable, nothing);
+        // mend. Anything else is a lack of descriptors or memory, and lasts.
+        const bool passing = again || error == EINTR || error == ECONNABORTED || error == EPROTO;
+        if (!passing) pause(error);
     }
 
     /// A call on a client failed. "Not now" means later; anything else, that this client is lost.

@@ -108,6 +108,7 @@ inline const char* errno_name(int error) {
     case ENOBUFS: return "ENOBUFS";
     case ENOENT: return "ENOENT";
     case ENOMEM: return "ENOMEM";
+    case ENOSPC: return "ENOSPC";
     case ENOTCONN: return "ENOTCONN";
     case ENOTSOCK: return "ENOTSOCK";
     case EPERM: return "EPERM";
