@@ -27,6 +27,7 @@ In short:
     server.wait_for("wait", after=server.mark())  # ... that comes from now on
     server.accepted(a)                            # the accept line of that client: ["fd"]
     server.stats()                                # SIGUSR1, and the stats line that it brings
+    server.pause(); server.go_on()                # SIGSTOP; SIGCONT
     server.stop()                                 # -> Stopped(status, stats, seconds)
     server.cpu(), server.rss(), server.descriptors()
 
@@ -362,6 +363,14 @@ class Server:
         return self.wait_for("close", after=at, fd=self.events[at]["fd"])
 
     # What it costs
+
+    def pause(self) -> None:
+        """Stops it where it is (SIGSTOP), so that what clients do meanwhile has come all at once."""
+        self.send_signal(signal.SIGSTOP)
+        self.wait_until(lambda: self.state() == "T", "being stopped")
+
+    def go_on(self) -> None:
+        self.send_signal(signal.SIGCONT)
 
     def stats(self) -> Event:
         """Its counters, now."""

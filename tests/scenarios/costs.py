@@ -93,6 +93,28 @@ def ready_list(run):
     }
 
 
+@scenario("Ten clients have something to say at once: how many waits does it take to serve them?")
+def one_round(run):
+    crowd = run.crowd(10)
+    crowd.send(lambda i: b"hello\n")
+    served = run.answers(crowd)
+    for client in crowd:
+        if client.answered(0):
+            client.recv(6)
+    run.server.wait_until(lambda: len(run.server.all("send")) == served, "all sends narrated")
+    run.server.pause()
+    mark = run.server.mark()
+    crowd.send(lambda i: b"again\n")
+    run.server.go_on()
+    served = run.answers(crowd)
+    run.server.wait_until(lambda: len(run.server.all("send", after=mark)) == served, "all sends")
+    waits = sends = 0
+    for event in run.server.events[mark:]:
+        sends += event.verb == "send"
+        waits += event.get("ready", 0) > 0 and sends < served
+    return {"served": served, "waits": waits}
+
+
 @scenario("How long does stage 1 sleep, and in which call?")
 def sleeping(run):
     a = run.connect()
