@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from harness import Variant
+from harness import SANITIZED, Variant
 
 
 class Condition:
@@ -386,3 +386,95 @@ EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
     "ports_asked_for": {"all": {"services": ["chat", "echo", "chat"], "hosts": ["127.0.0.1"],
                                 "first_answers": "* you are guest-1, alone here\n"}},
 }
+
+
+
+    # limits.py
+
+    "sixteen_descriptors": {
+        "all": {"inside": 10, "insiders_answered": 10, "outsiders_answered": 0, "says_so": True,
+                "waits_while_full": at_most(3), "accepts_while_full": 0,
+                "cpu_share_while_full": at_most(0.3), "served_in_the_end": 60,
+                "insiders_not_served": 0},
+        "1": {"inside": 1, "insiders_answered": 1, "says_so": False},
+        "2": {"cpu_share_while_full": ANY},
+        EPOLL: {"inside": 9, "insiders_answered": 9},      # epoll has a descriptor of its own
+    },
+    "thirty_two_descriptors": {
+        "all": {"room": 26, "served_in_the_end": 60},
+        "1": {"room": 1},
+        EPOLL: {"room": 25},
+    },
+    "two_listeners_run_out": {
+        "all": {"inside": 9, "both_were_ready": True, "waits_while_full": at_most(3),
+                "accepts_while_full": 0, "cpu_share_while_full": at_most(0.3),
+                "served_in_the_end": 24},
+        "2": {"both_were_ready": None, "cpu_share_while_full": ANY},
+        EPOLL: {"inside": 8},
+    },
+    "no_room_at_all": {
+        # It tries again once a second: nobody inside will ever make room by leaving.
+        "all": {"answered_without_room": False, "refusals": at_most(5), "reasons": [["EMFILE", 0]],
+                "waits_while_full": at_most(5), "accepts_while_full": at_most(2),
+                "cpu_share_while_full": at_most(0.3), "answer_in_the_end": "hello\n",
+                "still_there": True},
+        "2": {"cpu_share_while_full": ANY},
+    },
+    "limits_at_the_start": {
+        "all": {"4": GIVES_UP, "5": GIVES_UP, "6": "no room", "7": "serves", "8": "serves"},
+        EPOLL: {"6": GIVES_UP, "7": "no room"},
+    },
+
+    # faults.py
+
+    "accept_fails_once": {"all": {
+        **{fault: ["hello\n", [fault], False] for fault in
+           ("ENFILE", "ENOBUFS", "ENOMEM", "EPERM", "ENETDOWN")},
+        # These are over by the next round, and no reason to pause.
+        **{fault: ["hello\n", [], False] for fault in
+           ("ECONNABORTED", "EPROTO", "EINTR", "EAGAIN")}}},
+    "accept_fails_for_good": {
+        "all": {fault: {"inside": "hello\n", "answered_inside": 20, "outside": False,
+                        "calls_in_vain": at_most(5), "waits": between(20, 40), "status": 0,
+                        "within_a_second": True} for fault in ("ENFILE", "ENOMEM")},
+        "1-2": {fault: {"inside": "hello\n", "answered_inside": 20, "outside": False,
+                        "calls_in_vain": at_most(5), "waits": 0, "status": 0,
+                        "within_a_second": True} for fault in ("ENFILE", "ENOMEM")},
+    },
+    **{name: {"all": {"echo": True, "greet": True, "ended": ["eof", "eof"],
+                      "serves_on": "hello\n", "stops": [0, 0]}}
+       for name in ("interrupted_calls", "one_byte_calls", "ready_in_vain")},
+    "one_client_fails": {"all": {
+        f"{call} {fault}": ["hello\n", "hello\n", ended, fault, "still here?\n"]
+        for call, ended in (("recv", "reset"), ("send", "eof"))      # unread bytes: a reset
+        for fault in ("ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENOBUFS", "EPIPE", "EIO")}},
+    "wait_fails": {"all": {"back": "hello\n", "failures": 1, "serves_on": "hello\n"}},
+    "refused_watch": {"all": {fault: ["hello\n", "", "eof", fault, "hello\n"]
+                              for fault in ("ENOMEM", "ENOSPC")}},
+    "refused_listener": {"all": {"first": "hello\n", "second": "hello\n", "still_there": True}},
+    "faults_at_the_start": {
+        "all": {fault: [1, 1] for fault in
+                ("pipe EMFILE", "socket ENFILE", "socket ENOBUFS", "listen EADDRINUSE")},
+        EPOLL: {fault: [1, 1] for fault in ("epoll_create1 ENOMEM", "epoll_add ENOMEM")},
+    },
+
+    # signals.py
+
+    "signal_storm": {"all": {"all_came_back": True, "rounds": at_least(1), "signals": at_least(6),
+                             "stats": at_least(1)}},
+    "stops_at_random": {"all": {"all_ended": True, "too_early_to_be_caught": ANY, "lost": 0,
+                                "other": [], "slowest": ANY}},
+    "stop_while_flooded": {"all": {
+        name: {"status": 0, "within_a_second": True, "stops": 1} for name in BOTH_STOPS}},
+    "stop_while_mute": {"all": {
+        name: {"status": 0, "within_a_second": True, "told": True} for name in BOTH_STOPS}},
+    "stop_twice": {"all": {"status": [0], "stops": [1], "stats": [True],
+                           "within_a_second": [True]}},
+    "without_stdout": {"all": {closed: [True, 0, ""] for closed in
+                               (">&-", ">&- 2>&-", "<&- >&- 2>&-")}},
+    "reader_leaves": {"all": {"served": 20, "after_sigusr1": "again\n", "status": 0,
+                              "lines_on_stderr": 1, "says_why": True}},
+    "reader_hangs": {"all": {"right_answers": 200, "served_after_sigusr1": [True, True, True],
+                             "lines_lost": at_least(50), "malformed": 0,
+                             "goes_on_narrating": True, "last_line": "stats", "status": 0}},
+    "stop_while_reader_hangs": {"all": {name: [0, True] for name in BOTH_STOPS}},
