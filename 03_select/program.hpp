@@ -46,7 +46,7 @@ struct Options {
     std::string selector{};  // stage 6
 };
 
-/// Calls made, and what they brought. README.md and NOTES.md say how each is counted.
+/// Calls made, and what they brought. NOTES.md says how each is counted.
 struct Counters {
     std::uint64_t waits = 0, ready = 0, watch = 0, scanned = 0;
     std::uint64_t accept = 0, recv = 0, send = 0, would_block = 0;

@@ -154,7 +154,6 @@ public:
         if (error && error != EINTR) program_.rest(retry_every);  // out of memory: no spinning
     }
 
-    std::size_t watching() const { return watching_; }
     bool accepting() const { return accepting_; }
 
     /// To be told of a descriptor that the system refuses to watch: nothing would ever be heard of
