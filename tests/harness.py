@@ -932,9 +932,9 @@ class Run:
 
     def say(self, text: str) -> None:
         """Tells what happens now, in plain words, for those who watch."""
-        self.said.append((time.monotonic(), text))
-        if self._watch:
+        if self._watch:                    # which may take its time
             self._watch("say", text)
+        self.said.append((time.monotonic(), text))
 
     def finish(self, *, descriptors: bool = True) -> list[str]:
         """Ends all, and says what was wrong about how: what must hold after every scenario."""
