@@ -70,6 +70,7 @@ SANITIZED = os.environ.get("SAN") == "1"
 BUILD = ROOT / (os.environ.get("BUILD") or ("build/san" if SANITIZED else "build"))
 PATIENCE = os.environ.get("PATIENCE")            # seconds: tests of a broken server need not wait
 DEADLINE = float(PATIENCE or (60 if SANITIZED else 20))   # for whatever has to happen
+LEAK_DEADLINE = STOP_DEADLINE = DEADLINE         # to close every socket; to end
 MOST_NARRATION = 64 << 20                        # bytes: who narrates more is killed (SIGXFSZ)
 SERVICES = ("echo", "greet", "chat")
 LOOPBACK = "127.0.0.1"
@@ -135,6 +136,13 @@ def variants(which: str = "", server: str = "") -> list[Variant]:
                                  + ", ".join(f"6-{how}" for how in SELECTORS))
         found = [variant for variant in found if variant.matches(which)]
     return found
+
+
+def own_host() -> str:
+    """An address on the loopback that nobody else uses: the ports there are all ours, though
+    other tests, or somebody's own servers, run on this machine at the same time."""
+    pid = os.getpid()
+    return f"127.{100 + (pid >> 16 & 127)}.{pid >> 8 & 255}.{max(1, min(pid & 255, 254))}"
 
 
 def default_address(stage: int, service: str, host: str = LOOPBACK) -> tuple[str, int]:
@@ -946,7 +954,7 @@ class Run:
                 if descriptors:
                     wrong += _leaks(server)
                 try:
-                    server.stop()
+                    server.stop(seconds=STOP_DEADLINE)
                 except Late as late:
                     wrong.append(str(late))
             wrong += server.complaints()
@@ -964,7 +972,7 @@ def _leaks(server: Server) -> list[str]:
     def alone() -> bool:
         return server.sockets() <= len(server.listening())
     try:
-        server.wait_until(alone, "all clients' sockets closed")
+        server.wait_until(alone, "all clients' sockets closed", LEAK_DEADLINE)
     except (Late, OSError) as late:
         return [f"{late}\n    open: {sorted(server.descriptors().items())}"
                 if not server.ended() else str(late)]

@@ -72,6 +72,7 @@ GRAMMAR: dict[str, list[str]] = {
 WHOLE = set("pid descriptors fd watching ready rounds would_block bytes left clients"
             " lines".split()) | set(COUNTERS)
 REAL = {"clock", "slept"}
+QUOTED = {"data", "text"}
 QUIET_VERBS = {"start", "listen", "stats"}       # all that -q leaves
 LOUD_VERBS = {"call", "watch"}                   # only with -v
 
@@ -116,6 +117,8 @@ def _fields(verb: str, rest: str) -> dict[str, Any]:
 
 
 def _store(fields: dict[str, Any], key: str, value: str, line: str) -> None:
+    if key in QUOTED and not value.startswith('"'):
+        raise Malformed(f"{key} without quotes in {line!r}")
     if value.startswith('"'):
         text, _, more = value[1:].rpartition('"')
         text = ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else PLAIN[m[2]], text)

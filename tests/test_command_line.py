@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from harness import LOOPBACK, Server, run_program
+from harness import LOOPBACK, Server, own_host, run_program
 from narration import parse
 
 # Arguments; what the one line on stderr has to mention.
@@ -92,10 +92,8 @@ def test_a_port_that_is_taken(variant):
 
 
 def test_a_port_that_another_of_its_listeners_has(variant):
-    with socket.socket() as free:
-        free.bind((LOOPBACK, 0))
-        port = str(free.getsockname()[1])
-    _refused(run_program(variant, "-e", port, "-g", port), 1, port)
+    result = run_program(variant, "-a", own_host(), "-e", "9999", "-g", "9999")
+    _refused(result, 1, own_host(), "9999")
 
 
 def test_an_address_that_is_not_ours(variant):
@@ -104,9 +102,8 @@ def test_an_address_that_is_not_ours(variant):
 
 
 def test_the_highest_port(variant):
-    host = f"127.0.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
-    with Server(variant, ["echo"], ["-a", host], ports=[65535]) as server:
-        assert server.address() == (host, 65535)
+    with Server(variant, ["echo"], ["-a", own_host()], ports=[65535]) as server:
+        assert server.address() == (own_host(), 65535)
 
 
 def test_port_0_is_any_free_port(variant):

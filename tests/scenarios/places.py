@@ -1,9 +1,8 @@
 """Where a server listens."""
 
-import os
 import socket
 
-from harness import Unavailable, default_address
+from harness import Unavailable, default_address, own_host
 from scenarios import scenario
 
 
@@ -25,8 +24,7 @@ def ipv6(run):
 @scenario("Without ports: does it listen on its own three, so that all stages fit side by side?",
           services=())
 def default_ports(run):
-    # Our own address of the many on the loopback: somebody may be running the stages right now.
-    host = f"127.{os.getpid() >> 16 & 255}.{os.getpid() >> 8 & 255}.{os.getpid() & 255 or 1}"
+    host = own_host()                  # somebody may be running the stages right now
     server = run.start(args=["-a", host])
     answers = {}
     for service in ("echo", "greet", "chat"):

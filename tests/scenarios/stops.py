@@ -1,8 +1,11 @@
 """How a server ends: at any instant, whoever is connected."""
 
 import signal
+import socket
+import sys
 import time
 
+from harness import own_host
 from scenarios import scenario
 
 
@@ -90,7 +93,8 @@ def _stop_at_random(run, times, before):
 @scenario("Can the port be had again at once, with a connection in TIME_WAIT?",
           services=("greet",))
 def restart(run):
-    server = run.start()
+    here = ["-a", own_host()]          # no client of somebody else's can get the port in between
+    server = run.start(args=here)
     client = run.connect()
     client.recv_line()
     client.send(b"q\n")                # the server closes first, so the waiting is on its side
@@ -99,14 +103,15 @@ def restart(run):
     server.closed(client)
     client.close()
     server.stop()
-    lingering = _time_wait(port)
-    again = run.start(ports=[port])
+    lingering = _time_wait(host, port)
+    again = run.start(args=here, ports=[port])
     return {"connections_in_time_wait": lingering, "same_port": again.address()[1] == port,
             "serves": run.connect().recv_line().decode()[:7]}
 
 
-def _time_wait(port):
-    """How many connections linger on that local port (the kernel's table, IPv4)."""
+def _time_wait(host, port):
+    """How many connections linger at that address (the kernel's table, IPv4)."""
+    here = f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{port:04X}"
     with open("/proc/net/tcp") as table:
         rows = [line.split() for line in list(table)[1:]]
-    return sum(row[1].endswith(f":{port:04X}") and row[3] == "06" for row in rows)
+    return sum(row[1] == here and row[3] == "06" for row in rows)

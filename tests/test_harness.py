@@ -1,0 +1,257 @@
+"""The tests' own tools: that they see what is wrong. A check that cannot fail is none."""
+
+import json
+import sys
+import textwrap
+from types import SimpleNamespace
+
+import pytest
+
+from expected import (EXPECTED, anything, at_least, at_most, between, differences, expected_for,
+                      including, one_of)
+from harness import Late, Server, Unavailable, Variant, play, variants
+from narration import Malformed, complaints, parse
+
+pytestmark = pytest.mark.sources
+
+
+# --- the narration --------------------------------------------------------------------------
+
+def test_a_line_is_taken_apart():
+    event = parse('   2.119 recv    fd=7 bytes=46 data="a\\n\\r\\t\\"\\\\\\x00\\xff b"+38 slept=1.500')
+    assert (event.time, event.verb) == (2.119, "recv")
+    assert event.fields == {"fd": 7, "bytes": 46, "data": b'a\n\r\t"\\\0\xff b', "more": 38,
+                            "slept": 1.5}
+    event = parse("   2.118 wait    call=select watching=40 ready=19 on=4:r,7:rwx,9:h,+16 slept=0.100")
+    assert event["on"] == {4: "r", 7: "rwx", 9: "h"} and event["more"] == 16
+    assert parse("   0.000 wait    call=poll watching=2 ready=0 on=- slept=0.000")["on"] == {}
+    assert parse("   0.000 wait    call=poll watching=2 error=EINTR slept=0.000")["error"] == "EINTR"
+    assert parse("12345.678 resume  clients=3")["clients"] == 3
+
+
+@pytest.mark.parametrize("line", [
+    "",
+    "hello",
+    "  0.000 resume  clients=3",                       # the time is eight wide
+    "   0.00 resume  clients=3",
+    "   0.000 resume clients=3",                       # the verb is seven wide
+    "   0.000 resume  clients=3 ",
+    "   0.000 resume  clients=three",
+    "   0.000 resume  clients=3 clients=3",
+    "   0.000 resume",                                 # a key is missing
+    "   0.000 resume  clients=3 fd=4",                 # one too many
+    "   0.000 listen  service=echo fd=4 address=127.0.0.1:1",   # another order
+    "   0.000 listens fd=4 service=echo address=127.0.0.1:1",
+    "   0.000 urgent  fd=4 data=!",
+    '   0.000 note    text="unfinished',
+    '   0.000 note    text="a"b"',
+    '   0.000 note    text="a\\b"',                    # no such escape
+    '   0.000 note    text="a\\x0G"',
+    '   0.000 note    text="\x1b[31m"',                # a control byte
+    '   0.000 note    text="\xe4"',
+    "   0.000 wait    call=poll watching=2 ready=1 on=4 slept=0.000",
+    "   0.000 wait    call=poll watching=2 ready=1 on=4:q slept=0.000",
+])
+def test_what_is_no_narration(line):
+    with pytest.raises(Malformed):
+        parse(line)
+
+
+STATS = ("waits={waits} ready=0 watch=0 scanned=0 accept=1 recv=1 send=1 would_block=0 "
+         "bytes_in={bytes_in} bytes_out={bytes_out} clients={clients} max_clients={most}")
+GOOD = """\
+   0.000 start   stage=04_poll pid=1 clock=1.000000
+   0.000 listen  fd=4 service=echo address=127.0.0.1:1
+   1.000 wait    call=poll watching=2 ready=1 on=4:r slept=1.000
+   1.000 accept  fd=7 service=echo peer=127.0.0.1:2 clients=1
+   1.001 recv    fd=7 bytes=3 data="abc"
+   1.001 send    fd=7 bytes=3
+   2.000 close   fd=7 reason=eof clients=0
+   2.000 stop    signal=SIGTERM
+   2.000 stats   waits=1 ready=1 watch=9 scanned=4 accept=1 recv=2 send=1 would_block=0 \
+bytes_in=3 bytes_out=3 clients=0 max_clients=1
+"""
+
+
+def _complaints(text, arguments=(), stage=4):
+    return complaints([parse(line) for line in text.splitlines()], stage=stage,
+                      arguments=arguments)
+
+
+def test_a_good_narration():
+    assert _complaints(GOOD) == []
+
+
+@pytest.mark.parametrize("old, new", [
+    ("   0.000 start   stage=04_poll pid=1 clock=1.000000\n", ""),
+    ("   2.000 stop ", "   1.000 stop "),                         # time runs backwards
+    ("recv    fd=7", "recv    fd=8"),                             # nobody has that one
+    ("close   fd=7", "close   fd=8"),
+    ("accept  fd=7", "accept  fd=4"),                             # the listener's
+    ("127.0.0.1:2 clients=1", "127.0.0.1:2 clients=2"),
+    ("eof clients=0", "eof clients=1"),
+    ("bytes=3 data", "bytes=4 data"),
+    ("ready=1 on=4:r", "ready=2 on=4:r"),
+    ("watching=2 ready=1", "watching=0 ready=1"),
+    ("bytes_in=3", "bytes_in=4"),
+    ("bytes_out=3", "bytes_out=2"),
+    ("stats   waits=1", "stats   waits=2"),
+    ("ready=1 watch", "ready=2 watch"),
+    ("clients=0 max", "clients=1 max"),
+    ("max_clients=1", "max_clients=0"),
+    ("   1.001 send    fd=7 bytes=3\n", "   1.001 send    fd=7 bytes=3 slept=0.000\n"),
+    ("   1.001 send    fd=7 bytes=3\n", "   1.001 send    fd=7 bytes=3\n"
+                                        "   1.001 recv    fd=7 error=EAGAIN\n"),
+    ("   1.001 send    fd=7 bytes=3\n", "   1.001 send    fd=7 bytes=3\n"
+                                        "   1.001 watch   fd=7 for=r\n"),
+    ("   2.000 close   fd=7 reason=eof clients=0\n", ""),
+])
+def test_a_bad_narration(old, new):
+    assert old in GOOD
+    assert _complaints(GOOD.replace(old, new, 1)) != []
+
+
+def test_a_narration_without_its_end():
+    assert _complaints(GOOD[:GOOD.index("   2.000 stats")]) == ["the last line is not stats"]
+
+
+def test_what_quiet_and_verbose_change():
+    assert len(_complaints(GOOD, ["-q"])) == 6
+    assert _complaints(GOOD, ["-v"]) != []              # calls are counted that were not narrated
+
+
+# --- the table ------------------------------------------------------------------------------
+
+def test_conditions():
+    for condition, right, wrong in ((at_least(3), 3, 2.9), (at_most(3), 3, 3.1),
+                                    (between(1, 2), 1.5, 2.1), (one_of("a", "b"), "b", "c"),
+                                    (including("a"), ["a", "b"], ["b"])):
+        assert condition == right and not condition == wrong
+        assert not condition == None and str(condition)  # noqa: E711
+        assert {"a": [condition]} == {"a": [right]} and {"a": [condition]} != {"a": [wrong]}
+    assert anything == None  # noqa: E711
+
+
+def test_differences():
+    assert differences({"a": 1, "b": 2}, {"a": 1, "b": at_least(2)}) == []
+    assert len(differences({"a": 1}, {"a": 2})) == 1
+    assert len(differences({"a": 1}, {})) == 1
+    assert len(differences({}, {"a": anything})) == 1
+
+
+def test_what_a_stage_expects_goes_before_what_all_expect():
+    by_id = {variant.id: variant for variant in variants()}
+    assert list(by_id) == ["1", "2", "3", "4", "5", "6-select", "6-poll", "6-epoll"]
+    assert expected_for("second_client", by_id["1"])["answered_while_first_is_silent"] is False
+    assert expected_for("second_client", by_id["6-poll"])["answered_while_first_is_silent"] is True
+    assert expected_for("past_fd_setsize", by_id["6-select"])["limit_is_fd_setsize"] is True
+    assert expected_for("past_fd_setsize", by_id["6-poll"])["limit_is_fd_setsize"] is False
+    assert [v.id for v in variants("2-3 6-poll")] == ["2", "3", "6-poll"]
+    with pytest.raises(ValueError):
+        variants("7")
+
+
+def test_every_word_of_the_table_names_a_variant():
+    for row in EXPECTED.values():
+        for which in row:
+            assert which == "all" or variants(which)
+
+
+# --- what is checked after every scenario ---------------------------------------------------
+
+FAKE = """\
+    #!{python}
+    import os, signal, socket, sys, time
+    fault = "{fault}"
+    began = time.monotonic()
+    def say(verb, rest):
+        print(f"{{time.monotonic() - began:8.3f}} {{verb:<7}} {{rest}}", flush=True)
+    def stop(number, frame):
+        say("stop", "signal=SIGTERM")
+        clients = 1 if fault == "clients_left" else 0
+        if fault != "no_stats":
+            say("stats", "waits=0 ready=0 watch=0 scanned=0 accept=1 recv=1 send=1 would_block=0"
+                f" bytes_in={{total}} bytes_out={{total}} clients={{clients}} max_clients=1")
+        if fault == "stderr":
+            print("ERROR: AddressSanitizer: something", file=sys.stderr)
+        os._exit(3 if fault == "status" else 0)
+    signal.signal(signal.SIGTERM, stop)
+    listener = socket.create_server(("127.0.0.1", 0))
+    total, kept = 0, []
+    pid = 1 if fault == "pid" else os.getpid()
+    say("start", f"stage=04_poll pid={{pid}} clock={{began:.6f}}")
+    say("listen", f"fd=4 service=echo address=127.0.0.1:{{listener.getsockname()[1]}}")
+    if fault == "grammar":
+        print("hello")
+    client, address = listener.accept()
+    say("accept", f"fd=7 service=echo peer=127.0.0.1:{{address[1]}} clients=1")
+    data = client.recv(100)
+    total += len(data)
+    say("recv", f'fd=7 bytes={{len(data)}} data="' + data.decode().replace("\\n", "\\\\n") + '"')
+    if fault == "mute":
+        time.sleep(60)
+    client.sendall(data)
+    say("send", f"fd=7 bytes={{len(data)}}")
+    client.recv(1)
+    say("close", "fd=7 reason=eof clients=0")
+    if fault != "leak":
+        client.close()
+    if fault == "hangs":
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    if fault == "dies":
+        os.abort()
+    while True:
+        time.sleep(60)
+"""
+
+
+def _talk(run):
+    client = run.connect()
+    answer = client.exchange(b"hello\n", seconds=2)
+    client.close()
+    run.server.closed(client)
+    return {"answer": answer.decode()}
+
+
+@pytest.mark.parametrize("fault, complaint", [
+    ("none", ""),
+    ("status", "exit status 3"),
+    ("no_stats", "the last line is not stats"),
+    ("clients_left", "clients"),
+    ("stderr", "AddressSanitizer"),
+    ("grammar", "no narration"),
+    ("pid", "pid"),
+    ("leak", "all clients' sockets closed"),
+    ("hangs", "did not end"),
+    ("dies", "exit status -6"),
+    ("mute", Late),
+])
+def test_what_is_wrong_is_seen(tmp_path, monkeypatch, fault, complaint):
+    monkeypatch.setattr("harness.LEAK_DEADLINE", 0.3)
+    monkeypatch.setattr("harness.STOP_DEADLINE", 0.5)
+    program = tmp_path / "server"
+    program.write_text(textwrap.dedent(FAKE).format(python=sys.executable, fault=fault))
+    program.chmod(0o755)
+    variant = Variant("04_poll", "4", 4, program)
+    scenario = SimpleNamespace(name="talk", function=_talk, services=("echo",), descriptors=True)
+    if complaint is Late:
+        with pytest.raises(Late):
+            play(scenario, variant)
+        return
+    record = play(scenario, variant, timeline=True)
+    assert record.observed == {"answer": "hello\n"}
+    assert (record.complaints == []) == (complaint == "")
+    assert complaint in "\n".join(record.complaints)
+    json.dumps(record.timeline)                          # fit for a file
+
+
+def test_a_server_that_ends_is_not_waited_for(tmp_path):
+    program = tmp_path / "server"
+    program.write_text("#!/bin/sh\necho 'cannot listen' >&2\nexit 1\n")
+    program.chmod(0o755)
+    with pytest.raises(Late, match="ended with 1.*(?s:.*)cannot listen"):
+        Server(Variant("04_poll", "4", 4, program), ["echo"])
+
+
+def test_unavailable_is_no_failure():
+    assert not issubclass(Unavailable, AssertionError) and issubclass(Late, AssertionError)
