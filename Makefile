@@ -1,13 +1,13 @@
 # Every line that begins with "## " is what `make help` prints. Commands are run from this folder.
 
-STAGES  := 01_blocking 02_nonblocking_busyloop 03_select 04_poll 05_epoll 06_selector_callbacks
+FOLDERS := 01_blocking 02_nonblocking_busyloop 03_select 04_poll 05_epoll 06_selector_callbacks
 HEADERS := service.hpp socket.hpp program.hpp
 NUMBERS := 1 2 3 4 5 6
 
 # Sanitized programs live in a folder of their own: the two kinds are never mixed up.
 SANITIZED := $(filter 1,$(SAN))
 BUILD     := $(if $(SANITIZED),build/san,build)
-SERVERS   := $(STAGES:%=$(BUILD)/%)
+SERVERS   := $(FOLDERS:%=$(BUILD)/%)
 WARNINGS  := -Wall -Wextra -Wpedantic -Wshadow -Wconversion
 SANITIZE  := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 COMPILE   := $(strip $(CXX) -std=c++20 -O2 -g $(WARNINGS) $(if $(SANITIZED),$(SANITIZE)) \
@@ -47,8 +47,8 @@ help:
 # ---- Run and talk ------------------------------------------------------------------------------
 
 # The word N of a list: stage N, and the one before it.
-stage  = $(word $*,$(STAGES))
-before = $(word $*,none $(STAGES))
+stage  = $(word $*,$(FOLDERS))
+before = $(word $*,none $(FOLDERS))
 
 ## make run-3        start stage 3 and watch it narrate  (ARGS="-e 7000 -t 0.5", ARGS=-h)
 # `exec`: the server takes the shell's place, and gets Ctrl-C itself.
@@ -74,7 +74,7 @@ $(patsubst %,diff-%,$(filter-out 1,$(NUMBERS))): diff-%: FORCE
 
 ## make sync         copy stage 1's service, socket and program.hpp over the other stages'
 sync:
-	@for stage in $(filter-out 01_blocking,$(STAGES)); do for header in $(HEADERS); do \
+	@for stage in $(filter-out 01_blocking,$(FOLDERS)); do for header in $(HEADERS); do \
 	    cmp -s 01_blocking/$$header $$stage/$$header || cp -v 01_blocking/$$header $$stage/ || exit; \
 	done; done
 
@@ -85,6 +85,18 @@ truth: $(BUILD)/truth
 
 $(BUILD)/truth: tests/truth.cpp $(BUILD)/compiled-with
 	$(COMPILE) -MMD -MP -MF $@.d -MT $@ -o $@ $<
+
+# ---- Compare -----------------------------------------------------------------------------------
+
+## make demo         the tour: one story live through all six stages, in plain words
+demo: $(SERVERS)
+	@SAN='$(SAN)' exec $(PYTHON) tests/demo.py $(ARGS)
+
+## make compare      every question to every stage: a matrix here, pictures in build/compare.html
+##                   (STAGES="1 3" SCENARIO=second_client: one story side by side; FORMAT=json)
+compare: $(SERVERS)
+	@SAN='$(SAN)' exec $(PYTHON) tests/compare.py --stages '$(STAGES)' --scenario '$(SCENARIO)' \
+	    --format '$(or $(FORMAT),text)' $(ARGS)
 
 # ---- Test --------------------------------------------------------------------------------------
 
