@@ -1,0 +1,170 @@
+"""Descriptors run out: nobody is lost, nothing spins, and whoever is inside is served."""
+
+import resource
+import signal
+import time
+
+from scenarios import scenario
+
+
+def _text(i):
+    return b"%02d\n" % i
+
+
+def _paused(run):
+    """Until the server says that nobody more fits; False if it falls asleep without a word.
+
+    One that does not stop asking does not say so either: a hundred refusals are enough."""
+    server = run.server
+    return run.until(lambda: server.all("pause") or len(server.all("accept", error=bool)) > 100)
+
+
+def _inside(server, crowd):
+    """Who of them has been accepted, in the order of the crowd."""
+    accepted = {event["peer"] for event in server.all("accept", service=bool)}
+    return [client for client in crowd if client.peername in accepted]
+
+
+def _while_full(server):
+    """What it does in a fifth of a second in which nobody says anything."""
+    before, cpu, began = server.stats(), server.cpu(), time.monotonic()
+    time.sleep(0.2)                                # a window to look through
+    share = (server.cpu() - cpu) / (time.monotonic() - began)
+    after = server.stats()
+    return {"waits_while_full": after["waits"] - before["waits"],
+            "accepts_while_full": after["accept"] - before["accept"],
+            "cpu_share_while_full": round(share, 3)}
+
+
+def _all_at_once(server, what):
+    """Does `what` while the server is stopped, so that all of it meets it in one round."""
+    server.send_signal(signal.SIGSTOP)
+    server.wait_until(lambda: server.state() == "T", "stopped")
+    try:
+        what()
+    finally:
+        server.send_signal(signal.SIGCONT)
+
+
+@scenario("16 descriptors, 60 clients, who leave one by one: is everyone served in the end?")
+def sixteen_descriptors(run):
+    count = 60
+    server = run.start(nofile=(16, 16))
+    crowd = run.crowd(count)
+    crowd.send(_text)
+    paused = _paused(run)
+    inside = _inside(server, crowd)
+    right = sum(client.recv(3) == _text(crowd.index(client)) for client in inside)
+    result = {"inside": len(inside), "insiders_answered": right,
+              "outsiders_answered": sum(client.answered(0) for client in crowd) ,
+              "says_so": paused, **_while_full(server)}
+    served, insiders_wrong, last = len(inside), 0, server.mark()
+    while served < count:
+        leaves = inside.pop(run.random.randrange(len(inside)))
+        last = server.mark()
+        leaves.close()
+        newcomer = server.wait_for("accept", after=last, service="echo")["peer"]
+        client = next(client for client in crowd if client.peername == newcomer)
+        served += client.recv(3) == _text(crowd.index(client))
+        inside.append(client)
+        one = run.random.choice(inside)
+        insiders_wrong += one.exchange(b"still here?\n") != b"still here?\n"
+    return {**result, "served_in_the_end": served, "insiders_not_served": insiders_wrong}
+
+
+@scenario("32 descriptors, 60 clients, and the room empties at once, again and again")
+def thirty_two_descriptors(run):
+    count = 60
+    server = run.start(nofile=(32, 32))
+    crowd = run.crowd(count)
+    crowd.send(_text)
+    _paused(run)
+    room = len(_inside(server, crowd))
+    left, served = [], 0
+    while len(left) < count:
+        most = min(count, len(left) + room)
+        server.wait_until(lambda: len(_inside(server, crowd)) >= most, f"{most} have been let in")
+        inside = [client for client in _inside(server, crowd) if client not in left]
+        served += sum(client.recv(3) == _text(crowd.index(client)) for client in inside)
+        _all_at_once(server, lambda: [client.close() for client in inside])
+        left += inside
+    return {"room": room, "served_in_the_end": served}
+
+
+@scenario("16 descriptors, and two listeners run out of them in the same round",
+          services=("echo", "greet"),
+          not_for={"1": "the second listener is never answered"})
+def two_listeners_run_out(run):
+    server = run.start(nofile=(16, 16))
+    ours = {event["fd"] for event in server.listening()}
+    crowd, greeted = [], []
+
+    def come():
+        for _ in range(12):
+            crowd.append(run.connect("echo"))
+            crowd[-1].send(b"hello\n")
+            greeted.append(run.connect("greet"))
+            crowd.append(greeted[-1])
+
+    _all_at_once(server, come)
+    _paused(run)
+    waits = [event for event in server.events[:server.events.index(
+        (server.all("pause") or server.events)[-1])] if event.verb == "wait"]
+    result = {"inside": len(_inside(server, crowd)),
+              "both_were_ready": ours <= set(waits[-1]["on"]) if waits else None,
+              **_while_full(server)}
+    waiting, served = set(crowd), 0
+    while waiting:
+        inside = [client for client in _inside(server, crowd) if client in waiting]
+        leaves = run.random.choice(inside)
+        answer = leaves.recv_line()
+        served += answer.startswith(b"welcome" if leaves in greeted else b"hello")
+        leaves.close()
+        waiting.remove(leaves)
+        until = min(len(crowd), len(crowd) - len(waiting) + result["inside"])
+        server.wait_until(lambda: len(_inside(server, crowd)) >= until, f"{until} were let in")
+    return {**result, "served_in_the_end": served}
+
+
+@scenario("No room for a single client: what does the server do until there is?")
+def no_room_at_all(run):
+    server = run.server
+    soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    # Exactly what it has: the next descriptor would be one too many.
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (max(server.descriptors()) + 1, hard))
+    _all_at_once(server, lambda: run.connect().reset())    # ready, yet by then nobody is there
+    a = run.connect()
+    a.send(b"hello\n")
+    result = {}
+    server.wait_for("pause")
+    server.wait_until(lambda: server.state() == "S" or run.variant.stage == 2, "asleep")
+    before = server.all("accept", error="EMFILE")
+    seen = _while_full(server)
+    result.update(seen, answered_without_room=a.answered(0),
+                  refusals=len(before), reasons=sorted({
+                      (event["reason"], event["clients"]) for event in server.all("pause")}))
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    return {**result, "answer_in_the_end": a.recv(6).decode(), "still_there": not server.ended(),
+            "reasons": [list(reason) for reason in result["reasons"]]}
+
+
+@scenario("So few descriptors that it can hardly start: does it say so?", services=("echo",))
+def limits_at_the_start(run):
+    outcomes = {}
+    for limit in range(4, 9):
+        # A sanitizer that looks for leaks at the end needs descriptors of its own for that.
+        server = run.start(nofile=(limit, limit), wait=False,
+                           env={"ASAN_OPTIONS": "detect_leaks=0"})
+        server.wait_until(lambda: server.listening() or server.ended(), "up, or given up")
+        if server.listening():
+            client = run.connect(server=server)
+            client.send(b"hello\n")
+            # Up: either there is room, or it says that there is none.
+            server.wait_until(lambda: client.answered(0) or server.all("pause"), "answered or not")
+            outcomes[str(limit)] = "serves" if client.answered(0) else "no room"
+            client.close()
+            continue
+        run.servers.remove(server)
+        lines = server.stderr().splitlines()
+        outcomes[str(limit)] = f"status {server.status}, {len(lines)} line" + "s" * (len(lines) != 1)
+    return outcomes
