@@ -570,4 +570,12 @@ EXPECTED.update({
                              "lines_lost": at_least(50), "malformed": 0,
                              "goes_on_narrating": True, "last_line": "stats", "status": 0}},
     "stop_while_reader_hangs": {"all": {name: [0, True] for name in BOTH_STOPS}},
+
+    # instants.py
+
+    "stop_before_a_call": {
+        "3-6": {"wait 0": 0, "wait 1": 0, "wait 2": 0},
+        "1": {"accept 0": 0, "accept 1": 0, "recv 0": 0, "recv 1": 0},
+    },
+    "both_at_once": {"all": {"ready_for": "rw", "done": ["recv", "send"], "same": True}},
 })

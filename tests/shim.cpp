@@ -8,12 +8,14 @@
 //     FAULTS="accept ENFILE 1 0 2"               the first two calls of accept() fail
 //     FAULTS="recv EINTR 2 0 999, send one 1 0 999"   every other recv(); send() takes one byte
 //
-// FAULT is the name of an errno, or `one`: no more than one byte is read or sent.
+// FAULT is the name of an errno, or `one`: no more than one byte is read or sent; or SIGTERM: that
+// signal comes just before the call is made.
 // CALL is a name below; `wait` is select, poll or epoll_wait, whichever the server waits with.
 // Calls on listeners and the signal pipe count too. Not touched: the poll() of a single descriptor
 // (whether stdout has room; a rest), as that is no wait for clients.
 
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -84,6 +86,10 @@ int fault(const char* call) {
         if (rule->times == 0 || ++rule->seen <= rule->skip) continue;
         if ((rule->seen - rule->skip) % rule->every != 0) continue;
         --rule->times;
+        if (std::strcmp(rule->fault, "SIGTERM") == 0) {
+            ::kill(::getpid(), SIGTERM);  // handled before kill() returns: there is but one thread
+            return 0;
+        }
         for (const Error& error : errors)
             if (std::strcmp(error.name, rule->fault) == 0) return error.number;
         std::fprintf(stderr, "shim: unknown fault %s\n", rule->fault);
