@@ -478,6 +478,7 @@ EXPECTED.update({
 EPOLL = "5 6-epoll"
 GIVES_UP = "status 1, 1 line"
 BOTH_STOPS = ("SIGINT", "SIGTERM")
+MEMORY = ANY if SANITIZED else False           # a sanitizer keeps what was freed
 
 EXPECTED.update({
 
@@ -570,6 +571,31 @@ EXPECTED.update({
                              "lines_lost": at_least(50), "malformed": 0,
                              "goes_on_narrating": True, "last_line": "stats", "status": 0}},
     "stop_while_reader_hangs": {"all": {name: [0, True] for name in BOTH_STOPS}},
+
+    # harm.py
+
+    "harm_to_the_narration": {"all": {
+        service: {"control_bytes": 0, "beyond_ascii": 0, "forged_lines": 0, "received": True}
+        for service in ("echo", "greet", "chat")}},
+    "harm_to_members": {"all": {"as_the_model_says": True, "control_bytes": 0, "c1_controls": 0,
+                                "invalid_utf8": 0}},
+    "newlines_100000": {"all": {"answers": True, "in_the_chat": "* here: guest-1\n"}},
+    "false_names": {"all": {
+        **{ascii(name): TAKEN for name in ("anna", "ANNA", "Anna", "anna\r", "server", "Server",
+                                           "SERVER", "guest-1", "guest-2", "GUEST-3")},
+        **{ascii(name): BAD_NAME for name in (
+            "anna ", " anna", "anna\0", "\u0430nna", "anna\u200b", "anna:", "*", "* anna",
+            "\u202eanna", "anna\x1b[0m", "anna\tx")},
+        "here": "* here: anna, guest-2\n", "left": "* anna leaves\n",
+        "free_again": "* guest-2 is now anna\n"}},
+    "endless_line": {"all": {
+        "told_or_reset": True, "taken_at_most": True, "reason": "line_too_long",
+        "others_hear": "* guest-1 leaves\n", "others_are_served": "* here: guest-2\n",
+        "memory_grew": MEMORY}},
+    "ten_thousand_connects": {"all": {"served": "still here?\n", "clients": 1, "bytes_in": 18,
+                                      "memory_grew": MEMORY}},
+    "fuzz_greet": {"all": {"conversations": 60, "differ": []}},
+    "fuzz_chat": {"all": {"members": at_least(2), "differ": []}},
 
     # instants.py
 
