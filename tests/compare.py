@@ -85,6 +85,7 @@ def compare(chosen: list[Scenario], stages: list[Variant],
             record["rows"].append({
                 "id": row.id, "question": row.question, "scenario": row.scenario,
                 "cells": {stage: _cell(row, run) for stage, run in runs.items()}})
+    record["rows"].sort(key=lambda row: [each.id for each in ROWS].index(row["id"]))
     record["seconds"] = round(time.monotonic() - began, 1)
     return record
 

@@ -69,7 +69,9 @@ def _beside(count: str) -> dict[str, Any]:
         text = f"{number(calls(cost))} calls"
         if cost["would_block"]:
             return f"{text}, {number(cost['would_block'])} in vain"
-        return text + f", {number(cost['scanned'])} looked at" * bool(cost["scanned"])
+        if not cost["scanned"]:                    # stage 1 does not know that they are there
+            return text + ", the others wait"
+        return text + f", {number(cost['scanned'])} looked at"
     return {"cell": cell, "worst": lambda seen: seen[count]["scanned"] >= 100}
 
 
@@ -136,8 +138,9 @@ ROWS = [
         lambda seen: _share(seen["cpu_share"]), lambda seen: seen["cpu_share"] > 0.1),
     Row("idle_wakes", "... wake-ups a second", "idle",
         # The signal that asks for the counters wakes it once or twice.
-        lambda seen: number(round(max(0, seen["waits"] - 2) / seen["seconds"])),
-        lambda seen: seen["waits"] > 20),
+        lambda seen: "never asleep" if seen["empty_calls"] > 20 else number(
+            round(max(0, seen["waits"] - 2) / seen["seconds"])),
+        lambda seen: seen["waits"] > 20 or seen["empty_calls"] > 20),
     Row("idle_empty", "... empty calls a second", "idle",
         lambda seen: number(round(seen["empty_calls"] / seen["seconds"])),
         lambda seen: seen["empty_calls"] > 20),

@@ -51,7 +51,8 @@ th, td { padding: .35rem .55rem; border: 1px solid var(--line); text-align: left
 .matrix th:first-child { min-width: 9.5rem; max-width: 16rem; background: var(--panel);
   font-weight: 600; position: sticky; left: 0; }
 .matrix td { min-width: 5.6rem; padding: 0; } .matrix td a { display: block; height: 100%;
-  padding: .35rem .55rem; text-decoration: none; } .matrix td a:hover { text-decoration: underline; }
+  padding: .35rem .55rem; text-decoration: none; }
+.matrix td a:hover { text-decoration: underline; }
 .worst { background: var(--badback); color: var(--bad); font-weight: 600; }
 .figures td { text-align: right; } .figures .most { color: var(--bad); font-weight: 600; }
 details { border: 1px solid var(--line); border-radius: .4rem; margin: .4rem 0;
@@ -61,13 +62,15 @@ summary { cursor: pointer; padding: .45rem 0; } details details { border: 0; pad
 pre { font: .78rem/1.5 ui-monospace, monospace; overflow-x: auto; background: var(--panel);
   padding: .6rem; margin: .3rem 0; } pre mark { background: var(--wait); color: #000; }
 code { font: .9em ui-monospace, monospace; }
-svg { display: block; width: 100%; min-width: 44rem; height: auto; font: 13px system-ui, sans-serif; }
+svg { display: block; width: 100%; min-width: 34rem; max-width: 62rem; height: auto;
+  font: 13px system-ui, sans-serif; }
 svg text { fill: var(--ink); } svg .soft { fill: var(--soft); } svg .small { font-size: 11px; }
 .axis, .step { stroke: var(--line); } .step { stroke-dasharray: 3 3; stroke: var(--soft); }
 .lane { stroke: var(--line); stroke-width: 1.5; } .life { stroke: var(--soft); stroke-width: 2; }
 .asleep { fill: var(--asleep); } .hot { fill: var(--hot); } .hotter { fill: var(--hotter); }
 svg .onhot { fill: #fff; font-weight: 600; }
-.notch { stroke: var(--page); stroke-width: 2; } .awake { fill: var(--panel); stroke: var(--line); } .waits { fill: var(--wait); }
+.notch { stroke: var(--page); stroke-width: 2; } .awake { fill: var(--panel); stroke: var(--line); }
+.waits { fill: var(--wait); }
 .accept, .connect { fill: var(--accept); } .recv, .eof { fill: var(--recv); }
 .send { fill: var(--send); } .close, .half_close, .reset { fill: var(--close); }
 .urgent, .pause, .resume, .stop { fill: var(--other); }
@@ -75,7 +78,8 @@ svg .onhot { fill: #fff; font-weight: 600; }
 .select { stroke: var(--select); color: var(--select); }
 .epoll { stroke: var(--epoll); color: var(--epoll); }
 svg .curvename { fill: currentColor; stroke: none; font-weight: 600; }
-.key { display: inline-flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .4rem 0; padding: 0; }
+.key { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .4rem 0;
+  padding: 0; }
 .key i { display: inline-block; width: 1.1em; height: .8em; margin-right: .35em; }
 .i-asleep { background: var(--asleep); } .i-hot { background: var(--hot); }
 .i-waits { background: var(--wait); }
@@ -92,17 +96,17 @@ addEventListener("hashchange", unfold);
 if (location.hash) unfold();
 """
 
-WIDTH, LEFT, RIGHT = 960, 118, 14                  # of a picture, in its own units
+WIDTH, LEFT, RIGHT = 780, 104, 14                  # of a picture, in its own units
 
 
 # --- the page -------------------------------------------------------------------------------
 
 def page(record: Record) -> str:
-    parts = ["<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">",
-             "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">",
+    parts = ['<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+             '<meta name="viewport" content="width=device-width, initial-scale=1">',
              "<title>One server, six ways to wait</title>", f"<style>{STYLE}</style>\n</head>",
-             "<body>", *_introduction(record), *_pictures_that_matter(record),
-             *_matrix(record), *_how_to_read(), *_sections(record),
+             "<body>", *_introduction(record), *_how_to_read(),
+             *_pictures_that_matter(record), *_matrix(record), *_sections(record),
              f"<script>{SCRIPT}</script>\n</body>\n</html>\n"]
     return "\n".join(parts)
 
@@ -111,16 +115,19 @@ def _introduction(record: Record) -> Iterator[str]:
     yield "<h1>One server, six ways to wait</h1>"
     yield ("<p>A server has many sockets and one thread. Six programs serve the same clients the "
            "same services, and differ in one thing: how they learn which socket to touch next.</p>")
-    yield ("<p class=\"soft\">All that follows was observed in one run: "
+    yield ('<p class="soft">All that follows was observed in one run: '
            f"{escape(record['made'])}, {escape(record['machine'])}, "
            f"{record['seconds']:.0f} seconds. The clients, the figures and the scenarios are those "
            "of the tests.</p>")
-    yield ("<ol class=\"soft\"><li>Stage 1, blocking: one client at a time, every call sleeps."
+    yield ('<ol class="soft"><li>Stage 1, blocking: one client at a time, every call sleeps.'
            "</li><li>Stage 2, busy loop: no call sleeps; every socket is tried, for ever.</li>"
            "<li>Stage 3, select: the kernel is asked once about all of them, and sleeps.</li>"
            "<li>Stage 4, poll: the same, with a list that may be of any length.</li>"
            "<li>Stage 5, epoll: the kernel keeps the list, and returns who is ready.</li>"
            "<li>Stage 6, a selector with callbacks, on top of any of the three.</li></ol>")
+    yield ('<nav aria-label="On this page"><a href="#three">Three pictures</a> &middot; '
+           '<a href="#matrix">The matrix</a> &middot; '
+           '<a href="#behind">Behind the cells</a></nav>')
 
 
 def _pictures_that_matter(record: Record) -> Iterator[str]:
@@ -133,24 +140,24 @@ def _pictures_that_matter(record: Record) -> Iterator[str]:
          "Fifty clients have each been answered once, and now nobody says anything. Both servers "
          "serve all fifty. One of them asks all fifty, all the time, whether they have said "
          "something; the other has asked the kernel to wake it.")]
-    yield "<h2 id=\"three\">Three pictures</h2>"
+    yield '<h2 id="three">Three pictures</h2>'
     for ident, title, name, stages, text in wanted:
         scenario = record["scenarios"].get(name)
         shown = [stage for stage in stages if scenario and "picture" in
                  scenario["runs"].get(stage, {})]
         if not shown:
             continue
-        yield f"<h3 id=\"{ident}\">{title}</h3>\n<p>{escape(text)}</p>"
+        yield f'<h3 id="{ident}">{title}</h3>\n<p>{escape(text)}</p>'
         longest = max(scenario["runs"][stage]["picture"]["seconds"] for stage in shown)
         for stage in shown:
             sentence = escape(scenario["lessons"][stage])
             yield (f"<figure><figcaption><b>{_name(record, stage)}.</b> {sentence} "
-                   f"<a href=\"#{name}-{stage}\">What it said.</a></figcaption>")
+                   f'<a href="#{name}-{stage}">What it said.</a></figcaption>')
             yield timeline(scenario["runs"][stage]["picture"], f"{ident}-{stage}",
                            f"{title}: {_name(record, stage)}", longest) + "</figure>"
     growth = list(_growth(record))
     if growth:
-        yield "<h3 id=\"why-flat\">Why stage 5 stays flat</h3>"
+        yield '<h3 id="why-flat">Why stage 5 stays flat</h3>'
         yield ("<p>One client asks, beside 10, 100 and 1,000 that say nothing. How many entries "
                "are looked at for one message, by kernel and program together? select and poll "
                "get the whole list with each call, and walk it; the busy loop asks everybody in "
@@ -159,43 +166,45 @@ def _pictures_that_matter(record: Record) -> Iterator[str]:
 
 
 def _matrix(record: Record) -> Iterator[str]:
-    yield "<h2 id=\"matrix\">The matrix</h2>"
-    yield ("<p>Each cell is what was observed; <span class=\"worst\">&nbsp;&#9650; worst&nbsp;"
-           "</span> marks what you would not want. Each leads to its picture.</p>")
-    yield ("<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"The matrix\">"
-           "<table class=\"matrix\"><thead><tr><th scope=\"col\">Question</th>")
-    yield "".join(f"<th scope=\"col\">{stage['id']}<br>{escape(stage['title'])}</th>"
-                  for stage in record["stages"]) + "</tr></thead><tbody>"
+    yield '<h2 id="matrix">The matrix</h2>'
+    yield ('<p>Each cell is what was observed; <span class="worst">&nbsp;&#9650; worst&nbsp;'
+           "</span> marks what you would not want. Each leads to its picture. System calls are "
+           "those that serve clients, as the servers count them; what it takes to narrate is not "
+           "among them.</p>")
+    yield ('<div class="scroll" tabindex="0" role="region" aria-label="The matrix">'
+           '<table class="matrix"><thead><tr><th scope="col">Question</th>')
+    for stage in record["stages"]:
+        yield '<th scope="col">' + stage["id"] + "<br>" + escape(stage["title"]) + "</th>"
+    yield "</tr></thead><tbody>"
     for row in record["rows"]:
-        cells = []
-        for stage in record["stages"]:
-            cell = row["cells"][stage["id"]]
-            kind = " class=\"worst\"" if cell["worst"] else ""
-            mark = "&#9650; " if cell["worst"] else ""
-            cells.append(f"<td{kind} data-row=\"{row['id']}\" data-stage=\"{stage['id']}\">"
-                         f"<a href=\"#{row['scenario']}-{stage['id']}\">{mark}"
-                         f"{escape(cell['text'])}</a></td>")
-        yield (f"<tr id=\"row-{row['id']}\"><th scope=\"row\">{escape(row['question'])}</th>"
-               + "".join(cells) + "</tr>")
+        name, scenario, question = row["id"], row["scenario"], escape(row["question"])
+        yield f'<tr id="row-{name}"><th scope="row">{question}</th>'
+        for stage, cell in row["cells"].items():
+            kind, mark = (' class="worst"', "&#9650; ") if cell["worst"] else ("", "")
+            text = mark + escape(cell["text"])
+            yield (f'<td{kind} data-row="{name}" data-stage="{stage}">'
+                   f'<a href="#{scenario}-{stage}">{text}</a></td>')
+        yield "</tr>"
     yield "</tbody></table></div>"
 
 
 def _how_to_read() -> Iterator[str]:
-    yield "<h2 id=\"read\">How to read a picture</h2>"
+    yield '<h2 id="read">How to read a picture</h2>'
     yield ("<p>Time runs to the right. Each client has a lane, from its connection to its end; "
-           "the server has one below them, with a row for each kind of call. Each mark is a call: "
-           "pointing up, somebody sends; pointing down, somebody receives.</p>")
-    yield ("<ul class=\"key\"><li><i class=\"i-asleep\"></i>the server is asleep in that call</li>"
-           "<li><i class=\"i-hot\"></i>the server spins: it calls, in vain</li>"
-           "<li><i class=\"i-waits\"></i>a client waits for its answer</li></ul>")
+           "the server has one below them, with a row for each kind of call. A mark that points "
+           "up sends, one that points down receives. On a narrow screen pictures scroll "
+           "sideways.</p>")
+    yield ('<ul class="key"><li><i class="i-asleep"></i>the server is asleep, in the call '
+           'named</li><li><i class="i-hot"></i>the server spins: it calls, in vain</li>'
+           '<li><i class="i-waits"></i>a client waits for its answer</li></ul>')
 
 
 def _sections(record: Record) -> Iterator[str]:
-    yield "<h2 id=\"behind\">Behind the cells</h2>"
+    yield '<h2 id="behind">Behind the cells</h2>'
     titles = {stage["id"]: _name(record, stage["id"]) for stage in record["stages"]}
     for name, scenario in record["scenarios"].items():
-        yield f"<section id=\"{name}\"><h3>{escape(scenario['question'])}</h3>"
-        yield f"<p class=\"soft\"><code>make compare SCENARIO={name}</code></p>"
+        yield f'<section id="{name}"><h3>' + escape(scenario["question"]) + "</h3>"
+        yield f'<p class="soft"><code>make compare SCENARIO={name}</code></p>'
         if name == "silent_clients":
             yield from _figures(record, scenario)
         for stage, title in titles.items():
@@ -207,7 +216,7 @@ def _run(record: Record, name: str, scenario: Record, stage: str, title: str) ->
     run = scenario["runs"][stage]
     said = "; ".join(row["cells"][stage]["text"] for row in record["rows"]
                      if row["scenario"] == name)
-    yield (f"<details id=\"{name}-{stage}\"><summary><b>{title}</b>"
+    yield (f'<details id="{name}-{stage}"><summary><b>{title}</b>'
            f"{': ' * bool(said)}{escape(said)}</summary>")
     if "picture" not in run:
         yield f"<p>{escape(run.get('not_played') or run['failed'])}</p></details>"
@@ -215,11 +224,11 @@ def _run(record: Record, name: str, scenario: Record, stage: str, title: str) ->
     shown = run["picture"]
     yield f"<p>{escape(scenario['lessons'][stage])}</p>"
     for line in run["unexpected"]:
-        yield f"<p class=\"worst\">Not as expected: {escape(line)}</p>"
+        yield f'<p class="worst">Not as expected: {escape(line)}</p>'
     yield "<figure>" + timeline(shown, f"{name}-{stage}-picture",
                                 f"{scenario['question']} {title}") + "</figure>"
     lines = [entry if isinstance(entry, int) else 1 for entry in shown["narration"]]
-    yield (f"<details id=\"{name}-{stage}-said\"><summary>What the server said "
+    yield (f'<details id="{name}-{stage}-said"><summary>What the server said '
            f"({sum(lines):,} lines)</summary>{_narration(shown['narration'])}</details></details>")
 
 
@@ -227,13 +236,13 @@ def _narration(entries: list[Any]) -> str:
     lines = []
     for entry in entries:
         if isinstance(entry, int):
-            lines.append(f"<span class=\"soft\">     ... {entry:,} lines more</span>")
+            lines.append(f'<span class="soft">     ... {entry:,} lines more</span>')
         else:
             _, line, matters, who = entry
             text = escape(line)
             lines.append((f"<mark>{text}</mark>" if matters else text)
-                         + f"<span class=\"soft\">  {escape(who)}</span>" * bool(who))
-    return "<pre tabindex=\"0\">" + "\n".join(lines) + "</pre>"
+                         + f'<span class="soft">  {escape(who)}</span>' * bool(who))
+    return '<pre tabindex="0">' + "\n".join(lines) + "</pre>"
 
 
 def _figures(record: Record, scenario: Record) -> Iterator[str]:
@@ -241,15 +250,15 @@ def _figures(record: Record, scenario: Record) -> Iterator[str]:
     keys = (("waits", "waits"), ("recv", "receives"), ("send", "sends"), ("accept", "accepts"),
             ("watch", "changes of the watched set"), ("would_block", "calls in vain"),
             ("scanned", "entries looked at"))
-    yield ("<details id=\"silent_clients-figures\"><summary>All figures for one message"
-           "</summary><div class=\"scroll\"><table class=\"figures\"><thead><tr>"
-           "<th scope=\"col\">Stage</th><th scope=\"col\">Silent clients</th>")
-    yield "".join(f"<th scope=\"col\">{text}</th>" for _, text in keys) + "</tr></thead><tbody>"
-    for stage in record["stages"]:
-        for count, cost in scenario["runs"][stage["id"]].get("observed", {}).items():
+    yield ('<details id="silent_clients-figures"><summary>All figures for one message'
+           '</summary><div class="scroll"><table class="figures"><thead><tr>'
+           '<th scope="col">Stage</th><th scope="col">Silent clients</th>')
+    yield "".join(f'<th scope="col">{text}</th>' for _, text in keys) + "</tr></thead><tbody>"
+    for stage in (each["id"] for each in record["stages"]):
+        for count, cost in scenario["runs"][stage].get("observed", {}).items():
             cells = "".join(f"<td{' class=most' * (cost[key] >= 100)}>{cost[key]:,.1f}</td>"
                             for key, _ in keys)
-            yield (f"<tr><th scope=\"row\">{stage['id']} {escape(stage['title'])}</th>"
+            yield (f'<tr><th scope="row">{_name(record, stage)}</th>'
                    f"<td>{int(count):,}</td>{cells}</tr>")
     yield "</tbody></table></div></details>"
 
@@ -282,26 +291,26 @@ class Timeline:
         for lane in self.shown["lanes"]:
             self.lane(lane)
         self.server()
-        steps = "".join(f"<path class=\"step\" d=\"M{self.x(at)} {top - 6}V{self.y}\"/>"
+        steps = "".join(f'<path class="step" d="M{self.x(at)} {top - 6}V{self.y}"/>'
                         for at, _ in self.shown["said"])
         self.axis()
-        return (f"<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"{escape(title)}\">"
-                f"<svg viewBox=\"0 0 {WIDTH} {self.y:.0f}\" role=\"img\" "
-                f"aria-labelledby=\"{ident}-t {ident}-d\"><title id=\"{ident}-t\">{escape(title)}"
-                f"</title><desc id=\"{ident}-d\">{escape(in_words(self.shown))}</desc>"
+        return (f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(title)}">'
+                f'<svg viewBox="0 0 {WIDTH} {self.y:.0f}" role="img" '
+                f'aria-labelledby="{ident}-t {ident}-d"><title id="{ident}-t">{escape(title)}'
+                f'</title><desc id="{ident}-d">{escape(in_words(self.shown))}</desc>'
                 + steps + "".join(self.parts) + "</svg></div>")
 
     def text(self, x: float, y: float, text: str, kind: str = "", anchor: str = "") -> None:
-        self.parts.append(f"<text x=\"{x:g}\" y=\"{y:g}\"" + f" class=\"{kind}\"" * bool(kind)
-                          + f" text-anchor=\"{anchor}\"" * bool(anchor) + f">{escape(text)}</text>")
+        self.parts.append(f'<text x="{x:g}" y="{y:g}"' + f' class="{kind}"' * bool(kind)
+                          + f' text-anchor="{anchor}"' * bool(anchor) + f">{escape(text)}</text>")
 
     def box(self, begin: float, end: float, y: float, height: float, kind: str,
             hint: str = "") -> float:
         """How wide it became."""
         x, width = self.x(begin), max(1.0, self.x(end) - self.x(begin))
         inside = f"><title>{escape(hint)}</title></rect>" if hint else "/>"
-        self.parts.append(f"<rect class=\"{kind}\" x=\"{x}\" y=\"{y:g}\" width=\"{width:.1f}\" "
-                          f"height=\"{height:g}\"{inside}")
+        self.parts.append(f'<rect class="{kind}" x="{x}" y="{y:g}" width="{width:.1f}" '
+                          f'height="{height:g}"{inside}')
         return width
 
     def mark(self, at: float, y: float, what: str, hint: str) -> None:
@@ -311,19 +320,22 @@ class Timeline:
                  "recv": f"M{x} {y + 5}l4.5 -9h-9z", "eof": f"M{x} {y + 5}l4.5 -9h-9z",
                  "reset": f"M{x - 4} {y - 5}l4 4 4 -4 1.5 1.5 -4 4 4 4 -1.5 1.5 -4 -4 -4 4 -1.5 "
                           "-1.5 4 -4 -4 -4z"}.get(what, f"M{x - 1.5} {y - 6}h3v12h-3z")
-        self.parts.append(f"<path class=\"{what}\" d=\"{shape}\">"
+        self.parts.append(f'<path class="{what}" d="{shape}">'
                           f"<title>{escape(hint)}</title></path>")
 
     def story(self) -> None:
-        said = self.shown["said"]
-        if not said:
-            return
-        for i, (at, text) in enumerate(said):
-            last = self.x(at) > WIDTH * 0.7        # no room to the right
-            high = 0 if i % 2 == 0 else 15
-            self.text(self.x(at) + (-4 if last else 4), self.y + 8 + high, text,
-                      anchor="end" if last else "")
-        self.y += 32
+        """The sentences, each at its time; in as many rows as they need not to overlap."""
+        ends: list[float] = []
+        for at, text in self.shown["said"]:
+            wide, begin = 6.6 * len(text), self.x(at) + 4
+            if begin + wide > WIDTH:               # no room to the right
+                begin = self.x(at) - 4 - wide
+            row = next((i for i, end in enumerate(ends) if end < begin), len(ends))
+            ends[row:row + 1] = [begin + wide]
+            left = begin < self.x(at)
+            self.text(self.x(at) + (-4 if left else 4), self.y + 8 + 15 * row, text,
+                      anchor="end" if left else "")
+        self.y += 15 * len(ends) + 4 * bool(ends)
 
     def lane(self, lane: Record) -> None:
         many = lane["count"] > 1
@@ -332,11 +344,11 @@ class Timeline:
         self.text(6, middle + (0 if many else 4), lane["name"])
         if many:
             self.text(6, middle + 14, f"{lane['count']:,} more", "soft small")
-        self.parts.append(f"<path class=\"lane\" d=\"M{LEFT} {middle:g}H{WIDTH - RIGHT}\"/>")
+        self.parts.append(f'<path class="lane" d="M{LEFT} {middle:g}H{WIDTH - RIGHT}"/>')
         if lane["marks"] and not many:
             first, last = lane["marks"][0][0], lane["marks"][-1][0]
-            self.parts.append(f"<path class=\"life\" d=\"M{self.x(first)} {middle:g}"
-                              f"H{self.x(last)}\"/>")
+            self.parts.append(f'<path class="life" d="M{self.x(first)} {middle:g}'
+                              f'H{self.x(last)}"/>')
         for begin, end, answered in lane.get("waits", ()):
             text = f"waits {_duration(end - begin)}" + ("" if answered else ", and gets nothing")
             if self.box(begin, end, middle - 8, 16, "waits", text) > 8 * len(text):
@@ -357,12 +369,13 @@ class Timeline:
             path += f"H{self.x(at)}V{floor - count * scale:.1f}"
             most = max(most, count)
         if most:
-            self.parts.append(f"<path class=\"waits\" d=\"{path}V{floor}z\"><title>up to {most} "
+            self.parts.append(f'<path class="waits" d="{path}V{floor}z"><title>up to {most} '
                               "of them wait for an answer</title></path>")
 
     def server(self) -> None:
         self.y += 8
-        self.text(6, self.y + 15, "server")
+        self.text(6, self.y + 8, "server")
+        self.text(6, self.y + 22, f"CPU: {_duration(self.shown['cpu'])}", "soft small")
         self.box(0, self.shown["seconds"], self.y, 22, "awake")
         for begin, end, kind, call in self.shown["spans"]:
             if kind == "hot":
@@ -372,20 +385,19 @@ class Timeline:
                 text = f"asleep in {call}()"
             width = self.box(begin, end, self.y, 22, kind, f"{text}, {_duration(end - begin)}")
             if kind == "asleep":                   # a notch: here it woke
-                self.parts.append(f"<path class=\"notch\" d=\"M{self.x(end)} {self.y}v22\"/>")
+                self.parts.append(f'<path class="notch" d="M{self.x(end)} {self.y}v22"/>')
             fits = next((t for t in (f"{text}, {_duration(end - begin)}", text, call)
                          if width > 7 * len(t)), "")
             if fits:
                 self.text((self.x(begin) + self.x(end)) / 2, self.y + 15, fits,
                           "small onhot" if kind == "hot" else "small", "middle")
         self.y += 26
-        self.text(6, self.y + 8, f"CPU: {_duration(self.shown['cpu'])}", "soft small")
         rows = [verb for verb in ("accept", "recv", "send", "close", "urgent", "pause", "resume",
                                   "stop") if any(mark[1] == verb for mark in self.shown["marks"])]
         for verb in rows:
             self.text(LEFT - 8, self.y + 10, verb, "soft small", "end")
-            self.parts.append(f"<path class=\"lane\" d=\"M{LEFT} {self.y + 7:g}"
-                              f"H{WIDTH - RIGHT}\"/>")
+            self.parts.append(f'<path class="lane" d="M{LEFT} {self.y + 7:g}'
+                              f'H{WIDTH - RIGHT}"/>')
             for at, what, count, text in self.shown["marks"]:
                 if what == verb:
                     self.mark(at, self.y + 7, what, f"{_duration(at)}: " + (
@@ -393,11 +405,11 @@ class Timeline:
             self.y += 15
 
     def axis(self) -> None:
-        self.parts.append(f"<path class=\"axis\" d=\"M{LEFT} {self.y + 4:g}H{WIDTH - RIGHT}\"/>")
+        self.parts.append(f'<path class="axis" d="M{LEFT} {self.y + 4:g}H{WIDTH - RIGHT}"/>')
         step = _nice(self.seconds / 6)
         for i in range(int(self.seconds / step) + 1):
             x = self.x(i * step)
-            self.parts.append(f"<path class=\"axis\" d=\"M{x} {self.y + 4:g}v5\"/>")
+            self.parts.append(f'<path class="axis" d="M{x} {self.y + 4:g}v5"/>')
             self.text(x, self.y + 22, _duration(i * step, step), "soft small", "middle")
         self.y += 30
 
@@ -467,33 +479,33 @@ def _growth(record: Record) -> Iterable[str]:
     words = " ".join(f"Stage {stage}, {name}: " + ", ".join(
         f"{value:,.0f} beside {count:,}" for count, value in points) + "."
         for stage, name, _, points in curves)
-    yield ("<figure><div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Entries "
-           f"looked at for one message\"><svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" "
-           "aria-labelledby=\"growth-t growth-d\"><title id=\"growth-t\">Entries looked at for "
+    yield ('<figure><div class="scroll" tabindex="0" role="group" aria-label="Entries '
+           f'looked at for one message"><svg viewBox="0 0 {WIDTH} {height}" role="img" '
+           'aria-labelledby="growth-t growth-d"><title id="growth-t">Entries looked at for '
            "one message, by the number of silent clients</title>"
-           f"<desc id=\"growth-d\">{escape(words)}</desc>")
+           f'<desc id="growth-d">{escape(words)}</desc>')
     for power in range(int(top) + 1):
-        yield (f"<path class=\"axis\" d=\"M70 {y(10 ** power)}H{WIDTH - right}\"/><text class=\"soft "
-               f"small\" x=\"62\" y=\"{y(10 ** power) + 4}\" text-anchor=\"end\">"
+        yield (f'<path class="axis" d="M70 {y(10 ** power)}H{WIDTH - right}"/><text class="soft '
+               f'small" x="62" y="{y(10 ** power) + 4}" text-anchor="end">'
                f"{10 ** power:,}</text>")
     for count in (10, 100, 1000):
-        yield (f"<path class=\"axis\" d=\"M{x(count)} {bottom}v5\"/><text class=\"soft small\" "
-               f"x=\"{x(count)}\" y=\"{bottom + 19}\" text-anchor=\"middle\">{count:,}</text>")
-    yield (f"<text class=\"soft small\" x=\"{x(100)}\" y=\"{bottom + 35}\" text-anchor=\"middle\">"
+        yield (f'<path class="axis" d="M{x(count)} {bottom}v5"/><text class="soft small" '
+               f'x="{x(count)}" y="{bottom + 19}" text-anchor="middle">{count:,}</text>')
+    yield (f'<text class="soft small" x="{x(100)}" y="{bottom + 35}" text-anchor="middle">'
            "silent clients</text>")
     labels: list[float] = []
     for stage, name, kind, points in curves:
         path = "L".join(f"{x(count)} {y(value)}" for count, value in points)
-        dash = " stroke-dasharray=\"7 5\"" if name == "poll" else ""
+        dash = ' stroke-dasharray="7 5"' if name == "poll" else ""
         label = y(points[-1][1]) + 4
         while any(abs(label - other) < 15 for other in labels):
             label += 15 if name == "busy loop" else -15
         labels.append(label)
-        dots = "".join(f"<circle cx=\"{x(count)}\" cy=\"{y(value)}\" r=\"3.5\" fill=\"currentColor\">"
+        dots = "".join(f'<circle cx="{x(count)}" cy="{y(value)}" r="3.5" fill="currentColor">'
                        f"<title>{name}: {value:,.0f} beside {count:,}</title></circle>"
                        for count, value in points)
-        yield (f"<g class=\"{kind}\"><path class=\"curve\" d=\"M{path}\"{dash}/>{dots}"
-               f"<text class=\"curvename\" x=\"{WIDTH - right + 10}\" y=\"{label:g}\">{stage} "
+        yield (f'<g class="{kind}"><path class="curve" d="M{path}"{dash}/>{dots}'
+               f'<text class="curvename" x="{WIDTH - right + 10}" y="{label:g}">{stage} '
                f"{name}: {points[-1][1]:,.0f}</text></g>")
-    yield ("</svg></div><figcaption class=\"soft\">Both axes are logarithmic. "
-           "<a href=\"#silent_clients-figures\">All figures.</a></figcaption></figure>")
+    yield ('</svg></div><figcaption class="soft">Both axes are logarithmic. '
+           '<a href="#silent_clients-figures">All figures.</a></figcaption></figure>')
