@@ -184,30 +184,33 @@ def columns(name: str, scenario: Record, stages: list[dict[str, str]], width: in
     pictures = [run["picture"] for run in runs]
     left = 28 if width >= 40 * len(stages) else 22
     column = (width - 8 - left) // len(stages) - 2
+    paints = {"asleep": style.soft, "hot": style.worst}
+    rule = "-" * 8 + "-" * left + ("+" + "-" * (column + 1)) * len(stages)
+
+    def row(time_: str, client: str, cells: list[tuple[str, str]]) -> Iterator[str]:
+        """One row of the table, in as many lines as its longest cell needs."""
+        texts = [[time_], _fold(client, left - 1)] + [_fold(text, column) for text, _ in cells]
+        for i in range(max(map(len, texts))):
+            first, second, *rest = [text[i] if i < len(text) else "" for text in texts]
+            yield (f"{first:8}" + style.strong(f"{second:{left}}") + "".join(
+                "| " + paints.get(kind, str)(f"{text:{column}}")
+                for text, (_, kind) in zip(rest, cells))).rstrip()
+
     yield style.strong(f"{name}: {scenario['question']}")
     yield ""
-    yield style.strong(f"{'seconds':8}{'clients':{left}}" + "".join(
-        f"| {stage['id'] + ' ' + stage['title'].split(',')[0]:{column}}" for stage in stages)
-        .rstrip())
-    yield "-" * 8 + "-" * left + ("+" + "-" * (column + 1)) * len(stages)
+    yield from row("seconds", "clients", [
+        (f"{stage['id']} {stage['title'].split(',')[0]}", "") for stage in stages])
+    yield rule
     bars = [Bar(each) for each in pictures]
     now = 0.0
     for at, client, cells in _rows(pictures):
-        now = at = max(at, now)
-        told = [bar.show(at, cell) for bar, cell in zip(bars, cells)]
-        texts = [textwrap.wrap(client, left - 1, subsequent_indent="  ") or [""]] + [
-            _fold(text, column) for text, _ in told]
-        for i in range(max(map(len, texts))):
-            line = [text[i] if i < len(text) else "" for text in texts]
-            yield (f"{at:7.3f} " if i == 0 else " " * 8) + (
-                style.strong(f"{line[0]:{left}}") + "".join(
-                    "| " + ({"asleep": style.soft, "hot": style.worst}.get(kind, str))(
-                        f"{text:{column}}") for text, (_, kind) in zip(line[1:], told))).rstrip()
-    yield "-" * 8 + "-" * left + ("+" + "-" * (column + 1)) * len(stages)
+        now = max(at, now)
+        yield from row(f"{now:7.3f}", client,
+                       [bar.show(now, cell) for bar, cell in zip(bars, cells)])
+    yield rule
     for label, total in (("asleep", _asleep), ("CPU used", lambda p: f"{p['cpu']:.3f} s"),
                          ("system calls", _calls)):
-        yield (f"{'':8}{label:{left}}" + "".join(f"| {total(each):{column}}"
-                                                 for each in pictures)).rstrip()
+        yield from row("", label, [(total(each), "") for each in pictures])
     yield ""
     for stage in stages:
         sentence = scenario["lessons"].get(stage["id"])
@@ -314,7 +317,7 @@ def _story(shown: Record) -> list[Item]:
         marks, counts = [], Counter()
         for at, what, count, text in lane["marks"]:
             counts[what] += 1
-            said, many = text.partition(": ")[2], f" x {count}" * (count > 1)
+            said, many = text.partition(": ")[2], f" ({count} times)" * (count > 1)
             if what in ("recv", "eof"):
                 waited = [f" after {got - asked:.3f} s" for asked, got, _ in lane.get("waits", ())
                           if abs(got - at) < 0.001]
