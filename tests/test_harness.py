@@ -207,7 +207,7 @@ FAKE = """\
 
 def _talk(run):
     client = run.connect()
-    answer = client.exchange(b"hello\n", seconds=2)
+    answer = client.exchange(b"hello\n", seconds=1)
     client.close()
     run.server.closed(client)
     return {"answer": answer.decode()}
