@@ -42,6 +42,7 @@ class Teller:
         self.began = self.asked = 0.0
         self.names: dict[str, str] = {}            # by peer; and by descriptor, once accepted
         self.holders: dict[int, str] = {}
+        self.held: list[Event] = []                # who reads is told after who asks
         self.stopping = False
 
     def line(self, who: str, text: str) -> None:
@@ -89,6 +90,9 @@ class Teller:
         elif mark.what == "send":
             self.asked = mark.at
             self.line(client.name, f"asks: {mark.text.strip()}")
+            held, self.held = self.held, []
+            for event in held:
+                self.event(event)
         elif mark.what == "wait":
             self.line(client.name, self.style.worst("no answer yet"))
         elif mark.what == "recv":
@@ -99,6 +103,9 @@ class Teller:
             self.line(client.name, self.style.worst(text) if waited > self.step / 2 else text)
 
     def event(self, event: Event) -> None:
+        if self.held or event.verb == "recv" and event.get("bytes") and not self.asked:
+            self.held.append(event)
+            return
         if event.verb == "stop":
             self.stopping = True
         if event.verb == "accept" and "peer" in event.fields:

@@ -174,6 +174,13 @@ LESSONS: dict[str, dict[str, str]] = {
              "(the kernel did that), has asked, and waits until A leaves.",
         "2": "No call sleeps, so nobody waits for anybody. But between the two moments when "
              "something happened, the server asked many thousand times whether something had.",
+        "4": "One call wakes for whoever speaks first, as in stage 3. Only the question is put "
+             "differently: as an array of descriptors, as long as it needs to be.",
+        "5": "One call wakes for whoever speaks first, so A may stay silent for as long as it "
+             "likes. The kernel keeps the list of sockets, and returns only the one that is "
+             "ready: B's.",
+        "6": "One call wakes for whoever speaks first. The loop does not know what it woke for: "
+             "it calls the callback that was registered with the socket.",
     },
     "second_listener": {
         "all": "A listener is one more descriptor to wait for: any number of them fit into one "

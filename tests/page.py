@@ -16,22 +16,19 @@ Record = dict[str, Any]
 STYLE = """
 :root { color-scheme: light dark; --page: #ffffff; --ink: #1b1f24; --soft: #59636e;
   --line: #d5dae0; --panel: #f6f7f9; --bad: #a40e26; --badback: #fdecee; --asleep: #c9d6e6;
-  --hot: #e5484d; --hotter: #b3123f; --wait: #f0b429; --accept: #116329; --recv: #0a58ca;
+  --hot: #e5484d; --wait: #f0b429; --accept: #116329; --recv: #0a58ca;
   --send: #6f3bb8; --close: #57606a; --other: #a04a00; --busy: #b3123f; --select: #a04a00;
   --epoll: #00695c; }
-@media (prefers-color-scheme: dark) { :root { --page: #14171a; --ink: #e8eaed; --soft: #a0a8b2;
+@media screen and (prefers-color-scheme: dark) { :root { --page: #14171a; --ink: #e8eaed; --soft: #a0a8b2;
   --line: #363c44; --panel: #1c2025; --bad: #ff8089; --badback: #3a1a1f; --asleep: #33475e;
-  --hot: #d13438; --hotter: #ff7b98; --wait: #b8860b; --accept: #56d373; --recv: #79b8ff;
+  --hot: #d13438; --wait: #b8860b; --accept: #56d373; --recv: #79b8ff;
   --send: #c3a1ff; --close: #b1bac4; --other: #ffb059; --busy: #ff7b98; --select: #ffb059;
   --epoll: #4fd1bd; } }
-@media print { :root { color-scheme: light; --page: #fff; --ink: #000; --soft: #444;
-  --line: #bbb; --panel: #fff; --bad: #a40e26; --badback: #fff; --asleep: #c9d6e6;
-  --hot: #e5484d; --hotter: #b3123f; --wait: #f0b429; --accept: #116329; --recv: #0a58ca;
-  --send: #6f3bb8; --close: #57606a; --other: #a04a00; --busy: #b3123f; --select: #a04a00;
-  --epoll: #00695c; }
+@media print { :root { color-scheme: light; --panel: #fff; --badback: #fff; }
   figure, tr { break-inside: avoid; } .scroll { overflow: visible !important; }
-  body { max-width: none !important; font-size: 11px !important; } svg { min-width: 0 !important; }
-  .matrix { font-size: 8px !important; } .matrix th:first-child { min-width: 0 !important; } }
+  html { font-size: 10px !important; } body { max-width: none !important; }
+  svg, .matrix th, .matrix td { min-width: 0 !important; } .matrix th { position: static !important; }
+  .key i { print-color-adjust: exact; } }
 * { box-sizing: border-box; }
 html { font-size: clamp(16px, .45vw + 11px, 22px); scroll-padding-top: 1rem; }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 72rem; background: var(--page);
@@ -39,8 +36,7 @@ body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 72rem; background: 
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; }
 h2 { font-size: 1.35rem; margin: 2.6rem 0 .4rem; line-height: 1.3; }
 h3 { font-size: 1.1rem; margin: 2.2rem 0 .3rem; line-height: 1.35; }
-h4 { font-size: 1rem; margin: 1.2rem 0 .2rem; }
-p, dl { max-width: 46rem; margin: .5rem 0; } .soft, small { color: var(--soft); }
+p { max-width: 46rem; margin: .5rem 0; } .soft, small { color: var(--soft); }
 a { color: inherit; text-underline-offset: .15em; }
 :is(a, summary, [tabindex]):focus-visible { outline: 3px solid var(--recv); outline-offset: 2px; }
 .scroll { overflow-x: auto; } figure { margin: .6rem 0 0; }
@@ -67,7 +63,7 @@ svg { display: block; width: 100%; min-width: 34rem; max-width: 62rem; height: a
 svg text { fill: var(--ink); } svg .soft { fill: var(--soft); } svg .small { font-size: 11px; }
 .axis, .step { stroke: var(--line); } .step { stroke-dasharray: 3 3; stroke: var(--soft); }
 .lane { stroke: var(--line); stroke-width: 1.5; } .life { stroke: var(--soft); stroke-width: 2; }
-.asleep { fill: var(--asleep); } .hot { fill: var(--hot); } .hotter { fill: var(--hotter); }
+.asleep { fill: var(--asleep); } .hot { fill: var(--hot); }
 svg .onhot { fill: #fff; font-weight: 600; }
 .notch { stroke: var(--page); stroke-width: 2; } .awake { fill: var(--panel); stroke: var(--line); }
 .waits { fill: var(--wait); }
