@@ -226,10 +226,9 @@ def mute_member(run):
         said += 1
     grown = server.rss() - memory
     speaker.send(b"end\n")
-    while heard[-1] != b"guest-2: end\n":
-        heard.append(listener.recv_line())
+    heard += _heard_until(listener, b"guest-2: end\n")
     right = [b"guest-2: %06d " % i + b"x" * 3993 + b"\n" for i in range(said)]
-    texts = [line for line in heard[:-1] if line.startswith(b"guest-2: ")]
+    texts = [line for line in heard[:-1] if line.startswith(b"guest-2: 0")]
     got = hello + mute.recv_until_eof()
     stream = (b"* you are guest-1, alone here\n* guest-2 joins\n* guest-3 joins\n"
               + b"".join(right))
@@ -281,11 +280,7 @@ def busy_room(run):
                    if client is not mute or not dropped]
         for client, lines in ((speaker, news), (listener, news + said), (newcomer, news + said)):
             client.send(b"/who\n")
-            heard = []
-            while not (line := client.recv_line()).startswith(b"* here: "):
-                heard.append(line)
-                if client.ended:
-                    break
+            *heard, line = _heard_until(client, b"* here: ")
             right.append(set(heard) <= set(lines) if client is newcomer else
                          sorted(heard) == sorted(lines))
             right.append(sorted(line[8:-1].split(b", ")) == sorted(present))
@@ -303,6 +298,14 @@ def busy_room(run):
             "rounds_that_it_took": Counter(rounds).most_common(1)[0][0] if rounds else None}
 
 
+def _heard_until(client, last):
+    """Lines up to one that begins like that, or to the end of all."""
+    lines = [client.recv_line()]
+    while lines[-1] and not lines[-1].startswith(last):
+        lines.append(client.recv_line())
+    return lines
+
+
 def _name_in(hello):
     """guest-3 of "* you are guest-3, here: ..."."""
     words = hello.split()
@@ -315,7 +318,7 @@ def _talk_until(server, speaker, hearers, fd, line, size, limit):
     What was said since its last send, which was a short one, waits; that send may be narrated a
     moment after the others have heard the line, so this is right but for a line or two.
     """
-    mark, waiting, seen = server.mark(), 0, 0
+    mark, waiting = server.mark(), 0
     for _ in range(16 * MEBIBYTE // size):
         if waiting > limit:
             return
@@ -323,9 +326,11 @@ def _talk_until(server, speaker, hearers, fd, line, size, limit):
         for client in hearers:
             client.recv_line()
         sends = server.all("send", after=mark, fd=fd)
-        if sends and "left" in sends[-1].fields:
-            waiting = sends[-1]["left"] if len(sends) > seen else waiting + size
-        seen = len(sends)
+        mark = len(server.events)
+        if sends:
+            waiting = sends[-1].get("left", 0)
+        elif waiting:
+            waiting += size
 
 
 def _rounds(server, mark, closes, newcomer):
@@ -357,6 +362,8 @@ def flooder(run):
                     done = call()
                 except BlockingIOError:
                     continue
+                except OSError:        # the server is gone
+                    return
                 sent += done if isinstance(done, int) else 0
             flooded[:] = [sent]
 
@@ -530,10 +537,10 @@ def events_for_the_dead(run):
                 wrong.append([line.decode("latin-1") for line in heard])
         for member in room:            # nothing behind that, and no stranger in the room
             member.client.send(b"/who\n")
-            while not (line := member.client.recv_line()).startswith(b"* here: "):
-                if member in stayed or line not in [text for who, text in news
-                                                    if who is not member]:
-                    wrong.append([member.name.decode(), line.decode("latin-1")])
+            *heard, line = _heard_until(member.client, b"* here: ")
+            for text in heard:
+                if member in stayed or text not in [t for who, t in news if who is not member]:
+                    wrong.append([member.name.decode(), text.decode("latin-1")])
             if sorted(line[8:-1].split(b", ")) != sorted(one.name for one in room):
                 wrong.append([member.name.decode(), line.decode("latin-1")])
     numbers = [event["fd"] for event in server.all("accept", peer=bool)]
