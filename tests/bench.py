@@ -220,12 +220,13 @@ class Step(NamedTuple):
 class Bench:
     def __init__(self, quick: bool, scale: float, rivals: dict[str, str]) -> None:
         self.quick, self.rivals = quick, rivals
-        self.scale = scale * (0.3 if quick else 1.0)
+        self.scale = scale * (0.3 if quick else 0.7)
         self.rounds = 1 if quick else 3
         self.samples = Samples()
         self.figures: dict[str, Any] = {"start": {}, "size": {}, "memory": {}, "calls": {},
                                         "instructions": {}, "floor_of": FLOOR_OF}
         self.missing: list[str] = []
+        self.took: list[dict[str, Any]] = []
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         self.descriptors = hard if hard != resource.RLIM_INFINITY else 1 << 30
         self.pin: list[str] = []
@@ -409,7 +410,10 @@ class Bench:
         progress = Progress(steps)
         for i, step in enumerate(steps):
             progress.at(i)
+            began = time.monotonic()
             step.run()
+            self.took.append({"step": step.title, "expected": step.seconds,
+                              "seconds": time.monotonic() - began})
         progress.done()
 
     # What came of it
@@ -458,7 +462,7 @@ class Bench:
             "machine": machine(), "quick": self.quick, "seconds": round(seconds, 1),
             "rounds": self.rounds, "labels": {**LABELS, **{name: name for name in self.rivals}},
             "settings": [setting._asdict() for setting in BUSY], "notes": self.missing,
-            "figures": figures}
+            "steps": self.took, "figures": figures}
         results["aims"] = list(aims(results, list(self.rivals)))
         results["tables"] = list(tables(results, list(self.rivals)))
         return tidy(results)
@@ -813,7 +817,11 @@ def tables(results: dict[str, Any], rivals: Sequence[str]) -> Iterator[dict[str,
 
 def markdown(results: dict[str, Any]) -> str:
     """The tables, for a page such as NOTES.md."""
-    lines = []
+    chart = text_chart(results)
+    machine = results["machine"]
+    lines = [f"`make bench{' QUICK=1' if results['quick'] else ''}`, {machine['when']}, on "
+             f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['system']}.", ""]
+    lines += ["CPU time a message, one connection speaks:", "", "```", chart, "```", ""] * bool(chart)
     for found in results["tables"]:
         lines += [f"**{found['title'].strip()}** {found['note']}", "",
                   "| | " + " | ".join(found["columns"]) + " |",
@@ -821,6 +829,47 @@ def markdown(results: dict[str, Any]) -> str:
         lines += [f"| {row['name']} | " + " | ".join(row["cells"]) + " |" for row in found["rows"]]
         lines.append("")
     return "\n".join(lines)
+
+
+def text_chart(results: dict[str, Any], width: int = 64, height: int = 18) -> str:
+    """The chart of the silent connections in characters; both axes logarithmic."""
+    lines = {name: [(point["silent"], median(point["cpu"]) / 1000) for point in of["points"]]
+             for name, of in results["figures"]["silent"].items() if not name.startswith("6")}
+    if not lines:
+        return ""
+    places = sorted({k for points in lines.values() for k, _ in points} - {900})
+    values = [v for points in lines.values() for _, v in points]
+    low, high = min(values) * 0.7, max(values) * 1.3
+    grid = [[" "] * width for _ in range(height)]
+
+    def column(k: float) -> int:
+        return round(math.log(k / places[0]) / math.log(places[-1] / places[0]) * (width - 3)) + 1
+
+    def row(v: float) -> int:
+        return height - 1 - round(math.log(v / low) / math.log(high / low) * (height - 1))
+
+    for points in lines.values():
+        for (k, v), (next_k, next_v) in zip(points, points[1:]):
+            for at in range(column(k), column(next_k) + 1):
+                share = (at - column(k)) / (column(next_k) - column(k))
+                grid[row(v * (next_v / v) ** share)][at] = "."
+    for name, points in lines.items():
+        for k, v in points:
+            cells, at = grid[row(v)], column(k)
+            cells[at if cells[at] in " ." or at + 1 == width else at + 1] = name
+    text, scale = [], {row(v): v for power in range(-1, 8) for v in (10.0 ** power,)
+                       if low <= v <= high}
+    for i, cells in enumerate(grid):
+        text.append(f"{bench_page.number(scale[i]) + ' µs' if i in scale else '':>10} |"
+                    + "".join(cells).rstrip())
+    ruler = [" "] * (width + 8)
+    for k in places:
+        label = bench_page.number(k)
+        at = max(0, column(k) - len(label) // 2)
+        ruler[at:at + len(label)] = label
+    text += [" " * 10 + " +" + "-" * width, " " * 12 + "".join(ruler).rstrip(),
+             " " * 12 + "silent connections; the digits are the stages"]
+    return "\n".join(text)
 
 
 def show(results: dict[str, Any]) -> None:
