@@ -20,7 +20,7 @@ PYTHON = $(shell python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>
 
 .DELETE_ON_ERROR:
 .SECONDEXPANSION:
-.PHONY: all help run-all truth test bench sync clean FORCE
+.PHONY: all help run-all demo compare truth test bugs bench sync clean FORCE
 .DEFAULT_GOAL := all
 FORCE: ;
 
@@ -105,6 +105,16 @@ compare: $(SERVERS)
 test: $(if $(SERVER),,$(SERVERS) $(BUILD)/truth $(BUILD)/load $(BUILD)/floor)
 	@SAN='$(SAN)' STAGE='$(STAGE)' SERVER='$(SERVER)' sh tests/pytest.sh $(ARGS)
 
+## make bugs         known mistakes, each put into a stage: which scenarios catch them?
+##                   (ARGS="short_send sigpipe", QUICK=1: only those that must, LIST=1: what is there)
+bugs:
+	@exec $(PYTHON) tests/bugs.py $(if $(LIST),--list) $(if $(QUICK),--quick) $(ARGS)
+
+## make bug-sigpipe  play with a broken server           (ARGS="-e 7000")
+BUGS := $(sort $(basename $(notdir $(wildcard tests/bugs/*.patch tests/variants/*.patch))))
+$(BUGS:%=bug-%): bug-%: FORCE
+	@exec $(PYTHON) tests/bugs.py --run $* -- $(ARGS)
+
 # ---- Measure -----------------------------------------------------------------------------------
 
 ## make bench        what each mechanism costs, in figures (QUICK=1: in less than a minute;
@@ -125,5 +135,7 @@ run-% client-%: FORCE
 	$(error there is no stage '$*': stages are 1 to 6)
 diff-%: FORCE
 	$(error there is no '$@': diff-2 to diff-6 show what changed from the stage before)
+bug-%: FORCE
+	$(error there is no bug '$*': there are $(BUGS))
 .DEFAULT:
 	$(error there is no '$@' to make: 'make help' lists what there is)
