@@ -105,6 +105,12 @@ compare: $(SERVERS)
 test: $(if $(SERVER),,$(SERVERS) $(BUILD)/truth $(BUILD)/load $(BUILD)/floor)
 	@SAN='$(SAN)' STAGE='$(STAGE)' SERVER='$(SERVER)' sh tests/pytest.sh $(ARGS)
 
+## make soak         all kinds of clients at once, at random, for ten minutes
+##                   (SECONDS=60, STAGE=5, SEED=4711, SAN=1)
+soak: $(if $(SERVER),,$(SERVERS))
+	@SAN='$(SAN)' exec $(PYTHON) tests/soak.py --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0) \
+	    --stage '$(STAGE)' --server '$(SERVER)'
+
 ## make bugs         known mistakes, each put into a stage: which scenarios catch them?
 ##                   (ARGS="short_send sigpipe", QUICK=1: only those that must, LIST=1: what is there)
 bugs:

@@ -238,7 +238,8 @@ class Tally:
                 return "nobody has that descriptor"
             self.clients.discard(fd)
             sums["clients"] -= 1
-            self.unsaid |= event["reason"] in ("quit", "line_too_long", "stop")
+            # (And one that was told goodbye may be gone before it hears that: EPIPE, ECONNRESET.)
+            self.unsaid |= event["reason"] not in ("eof", "slow_reader")
             if event["clients"] != sums["clients"]:
                 return f"{sums['clients']} clients are left"
         elif event.verb == "wait":
