@@ -297,24 +297,24 @@ private:
         if (::getaddrinfo(address, number.c_str(), &hints, &found) != 0)
             program_.fail(2, "-a %s: an IPv4 or IPv6 address is wanted, such as 127.0.0.1 or ::1",
                           quoted(address).c_str());
+        const auto refused = [&] {
+            program_.fail(1, "cannot listen on %s port %d: %s", address, port.number,
+                          std::strerror(errno));
+        };
         Descriptor fd(::socket(found->ai_family, SOCK_STREAM, 0));
+        if (fd.get() < 0) refused();
+        made("socket", fd);
         // Without it the port could not be had again while connections of the last run linger in
         // TIME_WAIT.
         const int on = 1;
         ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-        made("socket", fd);
         made("setsockopt", fd, " option=SO_REUSEADDR");
         // Non-blocking even where a wait says that somebody is there: whoever it was may have left
         // again before accept() is called.
         if (mode_ == Mode::nonblocking) make_nonblocking(fd);
-        const bool listens = fd.get() >= 0 &&
-                             ::bind(fd.get(), found->ai_addr, found->ai_addrlen) == 0 &&
-                             ::listen(fd.get(), SOMAXCONN) == 0;
-        const int error = errno;
+        if (::bind(fd.get(), found->ai_addr, found->ai_addrlen) < 0) refused();
         ::freeaddrinfo(found);
-        if (!listens)
-            program_.fail(1, "cannot listen on %s port %d: %s", address, port.number,
-                          std::strerror(error));
+        if (::listen(fd.get(), SOMAXCONN) < 0) refused();
         made("bind", fd);
         made("listen", fd);
         sockaddr_storage bound{};
