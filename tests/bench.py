@@ -837,7 +837,9 @@ def text_chart(results: dict[str, Any], width: int = 64, height: int = 18) -> st
              for name, of in results["figures"]["silent"].items() if not name.startswith("6")}
     if not lines:
         return ""
-    places = sorted({k for points in lines.values() for k, _ in points} - {900})
+    places = sorted({k for points in lines.values() for k, _ in points})
+    if 1000 in places and 900 in places:
+        places.remove(900)                # there is no room for both
     values = [v for points in lines.values() for _, v in points]
     low, high = min(values) * 0.7, max(values) * 1.3
     grid = [[" "] * width for _ in range(height)]
