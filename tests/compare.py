@@ -34,9 +34,9 @@ from scenarios import Scenario, scenarios
 STEP = 0.3             # seconds from one sentence of a story to the next, so that it can be seen
 FORMATS = ("text", "json", "html")
 # Roughly the seconds that a scenario takes, to tell how much time is left.
-WEIGHTS = {"second_client": 6, "second_listener": 8, "fifty_clients": 1, "idle": 6,
-           "silent_clients": 12, "past_fd_setsize": 4, "sixteen_descriptors": 3, "mute_reader": 22,
-           "resets": 2, "half_close_queued": 2, "urgent_data": 2, "stop_with_clients": 2}
+WEIGHTS = {"second_client": 5, "second_listener": 5, "fifty_clients": 1, "idle": 5,
+           "silent_clients": 14, "past_fd_setsize": 5, "sixteen_descriptors": 2, "mute_reader": 11,
+           "resets": 1, "half_close_queued": 1, "urgent_data": 1, "stop_with_clients": 1}
 
 Record = dict[str, Any]
 

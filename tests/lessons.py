@@ -80,7 +80,7 @@ def _many(seen: Observed) -> str:
         return "1, the rest one by one"
     if seen["paused_for_lack_of_descriptors"]:
         return f"{number(seen['served_at_once'])}, the rest as others leave"
-    return f"all {number(seen['served_at_once'])}"
+    return f"all {number(seen['served_at_once'])}; the system sets the limit"
 
 
 def _full(seen: Observed) -> str:

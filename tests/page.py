@@ -16,18 +16,20 @@ Record = dict[str, Any]
 STYLE = """
 :root { color-scheme: light dark; --page: #ffffff; --ink: #1b1f24; --soft: #59636e;
   --line: #d5dae0; --panel: #f6f7f9; --bad: #a40e26; --badback: #fdecee; --asleep: #c9d6e6;
-  --hot: #e5484d; --wait: #f0b429; --accept: #116329; --recv: #0a58ca;
+  --hot: #d13438; --wait: #f0b429; --accept: #116329; --recv: #0a58ca;
   --send: #6f3bb8; --close: #57606a; --other: #a04a00; --busy: #b3123f; --select: #a04a00;
   --epoll: #00695c; }
-@media screen and (prefers-color-scheme: dark) { :root { --page: #14171a; --ink: #e8eaed; --soft: #a0a8b2;
-  --line: #363c44; --panel: #1c2025; --bad: #ff8089; --badback: #3a1a1f; --asleep: #33475e;
-  --hot: #d13438; --wait: #b8860b; --accept: #56d373; --recv: #79b8ff;
+@media screen and (prefers-color-scheme: dark) { :root {
+  --page: #14171a; --ink: #e8eaed; --soft: #a0a8b2; --line: #363c44;
+  --panel: #1c2025; --bad: #ff8089; --badback: #3a1a1f; --asleep: #33475e;
+  --hot: #d13438; --wait: #8a6508; --accept: #56d373; --recv: #79b8ff;
   --send: #c3a1ff; --close: #b1bac4; --other: #ffb059; --busy: #ff7b98; --select: #ffb059;
   --epoll: #4fd1bd; } }
 @media print { :root { color-scheme: light; --panel: #fff; --badback: #fff; }
   figure, tr { break-inside: avoid; } .scroll { overflow: visible !important; }
   html { font-size: 10px !important; } body { max-width: none !important; }
-  svg, .matrix th, .matrix td { min-width: 0 !important; } .matrix th { position: static !important; }
+  svg, .matrix th, .matrix td { min-width: 0 !important; }
+  .matrix th { position: static !important; }
   .key i { print-color-adjust: exact; } }
 * { box-sizing: border-box; }
 html { font-size: clamp(16px, .45vw + 11px, 22px); scroll-padding-top: 1rem; }
@@ -56,7 +58,7 @@ details { border: 1px solid var(--line); border-radius: .4rem; margin: .4rem 0;
 summary { cursor: pointer; padding: .45rem 0; } details details { border: 0; padding: 0; }
 :target { scroll-margin-top: 1rem; } details:target { border-color: var(--recv); }
 pre { font: .78rem/1.5 ui-monospace, monospace; overflow-x: auto; background: var(--panel);
-  padding: .6rem; margin: .3rem 0; } pre mark { background: var(--wait); color: #000; }
+  padding: .6rem; margin: .3rem 0; } pre mark { background: var(--wait); color: var(--ink); }
 code { font: .9em ui-monospace, monospace; }
 svg { display: block; width: 100%; min-width: 34rem; max-width: 62rem; height: auto;
   font: 13px system-ui, sans-serif; }
@@ -115,12 +117,12 @@ def _introduction(record: Record) -> Iterator[str]:
            f"{escape(record['made'])}, {escape(record['machine'])}, "
            f"{record['seconds']:.0f} seconds. The clients, the figures and the scenarios are those "
            "of the tests.</p>")
-    yield ('<ol class="soft"><li>Stage 1, blocking: one client at a time, every call sleeps.'
-           "</li><li>Stage 2, busy loop: no call sleeps; every socket is tried, for ever.</li>"
-           "<li>Stage 3, select: the kernel is asked once about all of them, and sleeps.</li>"
-           "<li>Stage 4, poll: the same, with a list that may be of any length.</li>"
-           "<li>Stage 5, epoll: the kernel keeps the list, and returns who is ready.</li>"
-           "<li>Stage 6, a selector with callbacks, on top of any of the three.</li></ol>")
+    yield ('<ol><li>Blocking: one client at a time, and every call sleeps.</li>'
+           "<li>A busy loop: no call sleeps; every socket is tried in turn, for ever.</li>"
+           "<li>select: the kernel is asked once about all of them, and sleeps meanwhile.</li>"
+           "<li>poll: the same, with a list that may be of any length.</li>"
+           "<li>epoll: the kernel keeps the list, and returns who is ready.</li>"
+           "<li>A selector with callbacks, on top of any of these three.</li></ol>")
     yield ('<nav aria-label="On this page"><a href="#three">Three pictures</a> &middot; '
            '<a href="#matrix">The matrix</a> &middot; '
            '<a href="#behind">Behind the cells</a></nav>')
