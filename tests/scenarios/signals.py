@@ -230,7 +230,11 @@ def without_stdout(run):
             run.variant = ours
         client = _up(run, server, port)
         back = client.exchange(b"hello\n" * 10)
-        result[closed] = [back == b"hello\n" * 10, server.stop().status, server.stderr()]
+        asleep = 0                                 # or does it talk to itself?
+        for _ in range(10):
+            time.sleep(0.01)
+            asleep += server.state() == "S"
+        result[closed] = [back == b"hello\n" * 10, asleep, server.stop().status, server.stderr()]
         client.close()
     return result
 
