@@ -311,13 +311,15 @@ class Timeline:
                           f'height="{height:g}"{inside}')
         return width
 
-    def mark(self, at: float, y: float, what: str, hint: str) -> None:
+    def mark(self, at: float, y: float, what: str, hint: str, like: str = "") -> None:
         """Up: something is sent; down: something is received; a bar: begin and end."""
         x = self.x(at)
-        shape = {"send": f"M{x} {y - 5}l4.5 9h-9z", "urgent": f"M{x} {y - 5}l4.5 9h-9z",
-                 "recv": f"M{x} {y + 5}l4.5 -9h-9z", "eof": f"M{x} {y + 5}l4.5 -9h-9z",
-                 "reset": f"M{x - 4} {y - 5}l4 4 4 -4 1.5 1.5 -4 4 4 4 -1.5 1.5 -4 -4 -4 4 -1.5 "
-                          "-1.5 4 -4 -4 -4z"}.get(what, f"M{x - 1.5} {y - 6}h3v12h-3z")
+        up, down, bar = (f"M{x} {y - 5}l4.5 9h-9z", f"M{x} {y + 5}l4.5 -9h-9z",
+                         f"M{x - 1.5} {y - 6}h3v12h-3z")
+        cross = (f"M{x - 4} {y - 5}l4 4 4 -4 1.5 1.5 -4 4 4 4 -1.5 1.5 -4 -4 -4 4 -1.5 -1.5 "
+                 "4 -4 -4 -4z")
+        shape = {"send": up, "urgent": up, "recv": down, "eof": down, "reset": cross}.get(
+            like or what, bar)
         self.parts.append(f'<path class="{what}" d="{shape}">'
                           f"<title>{escape(hint)}</title></path>")
 
@@ -349,7 +351,8 @@ class Timeline:
                               f'H{self.x(last)}"/>')
         for begin, end, answered in lane.get("waits", ()):
             text = f"waits {_duration(end - begin)}" + ("" if answered else ", and gets nothing")
-            if self.box(begin, end, middle - 8, 16, "waits", text) > 8 * len(text):
+            alone = not any(begin < mark[0] < end for mark in lane["marks"])
+            if self.box(begin, end, middle - 8, 16, "waits", text) > 8 * len(text) and alone:
                 self.text((self.x(begin) + self.x(end)) / 2, middle + 4, text, "small", "middle")
         if many:
             self.waiting(lane, middle + height / 2 - 4)
@@ -399,7 +402,8 @@ class Timeline:
             for at, what, count, text in self.shown["marks"]:
                 if what == verb:
                     self.mark(at, self.y + 7, what, f"{_duration(at)}: " + (
-                        f"{count} x {what}, the first: " if count > 1 else "") + text)
+                        f"{count} x {what}, the first: " if count > 1 else "") + text,
+                        like="recv" if what == "urgent" else "")
             self.y += 15
 
     def axis(self) -> None:
