@@ -560,8 +560,7 @@ EXPECTED.update({
                                 "other": [], "slowest": at_most(5)}},
     "stop_while_flooded": {"all": {
         name: {"status": 0, "within_a_second": True, "stops": 1} for name in BOTH_STOPS}},
-    "stop_while_mute": {"all": {
-        name: {"status": 0, "within_a_second": True, "told": True} for name in BOTH_STOPS}},
+    "stop_while_mute": {"all": {"status": 0, "within_a_second": True, "something_waited": True}},
     "stop_twice": {"all": {"status": [0], "stops": [1], "stats": [True],
                            "within_a_second": [True]}},
     "without_stdout": {
@@ -573,7 +572,8 @@ EXPECTED.update({
     "reader_hangs": {"all": {"right_answers": 200, "served_after_sigusr1": [True, True, True],
                              "lines_lost": at_least(50), "malformed": 0,
                              "goes_on_narrating": True, "last_line": "stats", "status": 0}},
-    "stop_while_reader_hangs": {"all": {name: [0, True] for name in BOTH_STOPS}},
+    "stop_while_reader_hangs": {"all": {"right_answers": 200, "status": 0,
+                                        "within_a_second": True}},
 
     # harm.py
 

@@ -161,17 +161,13 @@ def stop_while_flooded(run):
 @scenario("A stop while a client that reads nothing has filled all buffers: how soon?",
           services=("echo",))
 def stop_while_mute(run):
-    result = {}
-    for number in STOPS:
-        server = run.start()
-        mute = run.connect(rcvbuf=4096, mss=500)
-        while select.select([], [mute], [], 0.15)[1]:        # until nobody takes any more
-            mute.send_some(bytes(1 << 20))
-        stopped = server.stop(number)
-        result[signal.Signals(number).name] = {
-            "status": stopped.status, "within_a_second": stopped.seconds < 1,
-            "told": stopped.stats["bytes_in"] > stopped.stats["bytes_out"]}
-    return result
+    server = run.start()
+    mute = run.connect(rcvbuf=4096, mss=500)
+    while select.select([], [mute], [], 0.15)[1]:  # until nobody takes any more
+        mute.send_some(bytes(1 << 20))
+    stopped = server.stop(run.random.choice(STOPS))
+    return {"status": stopped.status, "within_a_second": stopped.seconds < 1,
+            "something_waited": stopped.stats["bytes_in"] > stopped.stats["bytes_out"]}
 
 
 @scenario("Two stop signals in a row, and SIGUSR1 before, between and behind")
@@ -339,13 +335,10 @@ def reader_hangs(run):
 @scenario("The narration's reader hangs, and a stop comes: how soon does the server end?",
           services=("echo",))
 def stop_while_reader_hangs(run):
-    result = {}
-    for number in STOPS:
-        reader = Reader(run, "echo")
-        client = _up(run, reader.server, reader.port)
-        for i in range(200):
-            client.exchange(b"%d\n" % i)
-        stopped = reader.server.stop(number)
-        reader.close()
-        result[signal.Signals(number).name] = [stopped.status, stopped.seconds < 1]
-    return result
+    reader = Reader(run, "echo")
+    client = _up(run, reader.server, reader.port)
+    right = sum(client.exchange(b"%d\n" % i) == b"%d\n" % i for i in range(200))
+    stopped = reader.server.stop(run.random.choice(STOPS))
+    reader.close()
+    return {"right_answers": right, "status": stopped.status,
+            "within_a_second": stopped.seconds < 1}
