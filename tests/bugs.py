@@ -11,7 +11,7 @@ A patch in tests/bugs/ or tests/variants/ is a diff to the files of one stage, a
     Found in: which document or program has it
     You see: what becomes of it
     Try: what to do by hand
-    Caught by: names of scenarios            (a variant: which see the difference, or nobody)
+    Caught by: names of scenarios            (a variant: which may see the difference; or nobody)
     Built with: SAN=1                        (only if it needs the sanitizers to be seen)
 
 A field goes on in lines that are indented. A bug has to be caught by every scenario that it
@@ -179,8 +179,9 @@ class Verdict:
 
     @property
     def missed(self) -> list[str]:
-        """Named, but not red."""
-        return [name for name in self.bug.caught_by if name not in self.red]
+        """Named, but not red; of a variant nobody has to see anything."""
+        return [] if self.bug.variant else [
+            name for name in self.bug.caught_by if name not in self.red]
 
     @property
     def others(self) -> list[str]:
@@ -198,8 +199,8 @@ class Verdict:
         elif self.bug.variant:
             lines.append(f"{len(self.green)} scenarios passed")
             lines += [f"FAILED: does not pass {name}: {self.red[name]}" for name in self.others]
-            if self.bug.caught_by:
-                lines.append("seen by " + ", ".join(self.bug.caught_by))
+            seen = [name for name in self.bug.caught_by if name in self.red]
+            lines += ["seen by " + ", ".join(seen)] if seen else []
         elif self.red:
             caught = [name for name in self.bug.caught_by if name in self.red]
             lines.append("caught by " + ", ".join(caught))
