@@ -114,7 +114,7 @@ soak: $(if $(SERVER),,$(SERVERS))
 	    --stage '$(STAGE)' --server '$(SERVER)'
 
 ## make bugs         known mistakes, each put into a stage: which scenarios catch them?
-##                   (ARGS="short_send sigpipe", QUICK=1: only those that must, LIST=1: what is there)
+##                   (ARGS="short_send sigpipe"; QUICK=1: plays only those that must; LIST=1)
 bugs:
 	@exec $(PYTHON) tests/bugs.py $(if $(LIST),--list) $(if $(QUICK),--quick) $(ARGS)
 

@@ -31,6 +31,7 @@ import re
 import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -132,8 +133,11 @@ def patched(bug: Bug, where: Path) -> None:
     env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(where.resolve().parent)}
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         env.pop(name, None)                # set where a hook of git runs the tests
-    done = subprocess.run(["git", "apply", "-C1", "-"], cwd=where, env=env, input=bug.diff,
-                          text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        done = subprocess.run(["git", "apply", "-C1", "-"], cwd=where, env=env, input=bug.diff,
+                              text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    except FileNotFoundError:
+        raise Wrong("git is missing: it applies the patches") from None
     if done.returncode != 0:
         raise Wrong(f"no longer applies to {bug.folder}: {first_line(done.stdout)}")
 
@@ -352,6 +356,10 @@ def judge_all(names: list[str], quick: bool, only_variants: bool) -> int:
         except Wrong as wrong:
             print(f"{path.stem:24} FAILED: {wrong}", flush=True)
             failed += 1
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
     began = time.monotonic()
     judges = Judges(quick)
     # They mostly wait, so some more than there are CPUs; the longest first.
