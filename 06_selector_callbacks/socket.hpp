@@ -426,7 +426,8 @@ private:
         const int fd = client.fd.get();
         watch_for(fd, client.watched, nothing);
         if (mode_ == Mode::blocking) Program::may_sleep_in(1, -1);
-        if (client.session.closing || client.finished == std::string_view("stop")) read_out(client);
+        const std::string_view reason = client.finished;
+        if (client.finished == client.session.closing || reason == "stop") read_out(client);
         program_.narrate("close", "fd=%d reason=%s clients=%zu", fd, client.finished,
                          client_count() - 1);
         --counters_.clients;
