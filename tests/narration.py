@@ -71,7 +71,7 @@ GRAMMAR: dict[str, list[str]] = {
 }
 WHOLE = set("pid descriptors fd watching ready rounds would_block bytes left clients"
             " lines".split()) | set(COUNTERS)
-REAL = {"clock", "slept"}
+REAL = {"clock": r"\d+\.\d{6}", "slept": r"\d+\.\d{3}"}
 QUOTED = {"data", "text"}
 QUIET_VERBS = {"start", "listen", "stats"}       # all that -q leaves
 LOUD_VERBS = {"call", "watch"}                   # only with -v
@@ -130,12 +130,12 @@ def _store(fields: dict[str, Any], key: str, value: str, line: str) -> None:
             raise Malformed(f"on={value} in {line!r}")
         fields[key] = {int(fd): ways for fd, ways in re.findall(r"(\d+):([rwxh]+)", value)}
         fields["more"] = int(value.rpartition("+")[2]) if "+" in value else 0
+    elif key in WHOLE or key in REAL:
+        if not re.fullmatch(REAL.get(key, r"-?\d+"), value):
+            raise Malformed(f"{key}={value} in {line!r}")
+        fields[key] = float(value) if key in REAL else int(value)
     else:
-        try:
-            fields[key] = (int(value) if key in WHOLE else
-                           float(value) if key in REAL else value)
-        except ValueError:
-            raise Malformed(f"{key}={value} is no number in {line!r}") from None
+        fields[key] = value
 
 
 def _form(verb: str, fields: dict[str, Any]) -> str:
@@ -238,8 +238,7 @@ class Tally:
                 return "nobody has that descriptor"
             self.clients.discard(fd)
             sums["clients"] -= 1
-            # (And one that was told goodbye may be gone before it hears that: EPIPE, ECONNRESET.)
-            self.unsaid |= event["reason"] not in ("eof", "slow_reader")
+            self.unsaid |= event["reason"] in ("quit", "line_too_long", "stop")
             if event["clients"] != sums["clients"]:
                 return f"{sums['clients']} clients are left"
         elif event.verb == "wait":

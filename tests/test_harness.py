@@ -43,6 +43,8 @@ def test_a_line_is_taken_apart():
     "   0.000 listen  service=echo fd=4 address=127.0.0.1:1",   # another order
     "   0.000 listens fd=4 service=echo address=127.0.0.1:1",
     "   0.000 urgent  fd=4 data=!",
+    "   0.000 start   stage=04_poll pid=1 clock=1.000",
+    "   0.000 recv    fd=4 bytes=0 slept=1",
     '   0.000 note    text="unfinished',
     '   0.000 note    text="a"b"',
     '   0.000 note    text="a\\b"',                    # no such escape
