@@ -22,7 +22,7 @@ PYTHON = $(shell python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>
 
 .DELETE_ON_ERROR:
 .SECONDEXPANSION:
-.PHONY: all help run-all demo compare truth test bugs bench sync clean FORCE
+.PHONY: all help run-all test sync clean truth demo compare soak bugs bench FORCE
 .DEFAULT_GOAL := all
 FORCE: ;
 
