@@ -53,7 +53,7 @@ SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
 # A broken server is not worth long waits, nor all of the memory and the disk.
 PATIENCE = 4                               # seconds, in place of the deadlines of the tests
 MOST_MEMORY = 1 << 30
-MOST_NARRATION = 16 << 20
+MOST_NARRATION = 8 << 20
 MOST_SECONDS = 600                         # for all scenarios of one bug
 
 
