@@ -269,10 +269,8 @@ class Bench:
         if name in BY_SELECT:
             return [10, 100, 900]
         most = [10, 100, 1000, 10_000]
-        if self.quick and name in ("2", "4", "6-poll"):
-            most = most[:3]               # to open so many takes them seconds
-        if name == "2" and not last:
-            most = most[:3]
+        if name in ("2", "4", "6-poll") and (self.quick or not last):
+            most = most[:3]               # to let so many in takes them half a minute
         while sum(most) + 100 > self.descriptors and len(most) > 1:
             most.pop()
             note = (f"a process may have {self.descriptors} descriptors here (ulimit -n): "
@@ -390,13 +388,12 @@ class Bench:
                 yield Step(f"busy: {setting.title}", unit * count * 1.4 + 1,
                            lambda setting=setting: self.busy(setting))
             for name in ["2", *SLEEPING]:
-                slow = 6 if name in ("4", "6-poll") and not self.quick else 0
-                slow += 15 if name == "2" and last and not self.quick else 0
+                slow = 25 if name in ("2", "4", "6-poll") and last and not self.quick else 0
                 yield Step(f"beside silent ones: {LABELS[name]}", unit * 4 + 1 + slow,
                            lambda name=name, last=last: self.silent(name, last))
             yield Step("connections opened and closed", unit * 8 + 1, self.connect)
-            for members in (10, 100) if self.quick and number == 0 else (10, 100, 1000):
-                yield Step(f"chat: {members} members", unit * 5 + members / 100,
+            for members in (10, 100, 1000) if last and not self.quick else (10, 100):
+                yield Step(f"chat: {members} members", unit * 5 + members / 50,
                            lambda members=members: self.chat(members))
         yield Step("start-up and size", 2, self.start)
         yield Step("system calls", unit * 12 + 3, self.calls)
