@@ -62,10 +62,15 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Tests of our own sources say nothing about somebody else's server; and what is for none of
-    the variants chosen need not be mentioned."""
-    kept = [item for item in items if not item.name.endswith("[NOTSET]") and not (
-        config.getoption("--server") and item.get_closest_marker("sources"))]
+    """What is for none of the variants chosen need not be mentioned; and tests of our own sources
+    say nothing about somebody else's server."""
+    def counts(item):
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        nobodys = not isinstance(params.get("variant", config.variants[0]), harness.Variant)
+        foreign = config.getoption("--server") and item.get_closest_marker("sources")
+        return not nobodys and not foreign
+
+    kept = [item for item in items if counts(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
 

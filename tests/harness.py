@@ -373,7 +373,7 @@ class Server:
     # What it costs
 
     def pause(self) -> None:
-        """Stops it where it is (SIGSTOP), so that what clients do meanwhile has come all at once."""
+        """SIGSTOP: it stops where it is, and what clients do meanwhile has come all at once."""
         self.send_signal(signal.SIGSTOP)
         self.wait_until(lambda: self.state() == "T", "being stopped")
 

@@ -1,5 +1,5 @@
-// selector_test.cpp: what selector.hpp promises, without a server around it. test_selector.py builds
-// it, and runs each test for each of the selectors: selector_test poll register_twice
+// selector_test.cpp: what selector.hpp promises, without a server around it. test_selector.py
+// builds it, and runs each test for each of the selectors: selector_test poll register_twice
 //
 // Status 0: it held. 1: it did not; stderr says what. 77: it cannot be tried here.
 
@@ -473,7 +473,8 @@ TEST(a_regular_file) {
 TEST(an_exception_from_a_callback) {
     const auto selector = make();
     const Pair pair;
-    selector->register_fd(pair.one, selectors::read, [](Events) { throw std::runtime_error("mine"); });
+    const auto throws = [](Events) { throw std::runtime_error("mine"); };
+    selector->register_fd(pair.one, selectors::read, throws);
     pair.speak();
     try {
         call_all(*selector);

@@ -18,14 +18,17 @@ pytestmark = pytest.mark.sources
 # --- the narration --------------------------------------------------------------------------
 
 def test_a_line_is_taken_apart():
-    event = parse('   2.119 recv    fd=7 bytes=46 data="a\\n\\r\\t\\"\\\\\\x00\\xff b"+38 slept=1.500')
+    event = parse('   2.119 recv    fd=7 bytes=46 data="a\\n\\r\\t\\"\\\\\\x00\\xff b"+38'
+                  " slept=1.500")
     assert (event.time, event.verb) == (2.119, "recv")
     assert event.fields == {"fd": 7, "bytes": 46, "data": b'a\n\r\t"\\\0\xff b', "more": 38,
                             "slept": 1.5}
-    event = parse("   2.118 wait    call=select watching=40 ready=19 on=4:r,7:rwx,9:h,+16 slept=0.100")
+    event = parse("   2.118 wait    call=select watching=40 ready=19 on=4:r,7:rwx,9:h,+16"
+                  " slept=0.100")
     assert event["on"] == {4: "r", 7: "rwx", 9: "h"} and event["more"] == 16
     assert parse("   0.000 wait    call=poll watching=2 ready=0 on=- slept=0.000")["on"] == {}
-    assert parse("   0.000 wait    call=poll watching=2 error=EINTR slept=0.000")["error"] == "EINTR"
+    event = parse("   0.000 wait    call=poll watching=2 error=EINTR slept=0.000")
+    assert event["error"] == "EINTR"
     assert parse("12345.678 resume  clients=3")["clients"] == 3
 
 
