@@ -222,7 +222,7 @@ def silent_chart(results: dict[str, Any]) -> str:
         if name in grows and grows[name]["growth"]:
             times = median(grows[name]["growth"])
             told.append(f"{what} takes {times:.2f} times" if times < 2 else
-                        f"{what} takes {times:.0f} times")
+                        f"{what} takes {number(round(times))} times")
             told[-1] += f" as much beside {number(grows[name]['points'][-1]['silent'])}"
     return figure(
         "silent", "One speaks, the others are silent",
