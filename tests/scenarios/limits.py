@@ -4,7 +4,6 @@ import resource
 import signal
 import time
 
-from harness import SANITIZED, Unavailable
 from scenarios import scenario
 
 
@@ -151,8 +150,6 @@ def no_room_at_all(run):
 
 @scenario("So few descriptors that it can hardly start: does it say so?", services=("echo",))
 def limits_at_the_start(run):
-    if SANITIZED and run.variant.stage == 6:
-        raise Unavailable("to check a virtual call, the sanitizer needs descriptors of its own")
     outcomes = {}
     for limit in range(4, 9):
         # A sanitizer that looks for leaks at the end needs descriptors of its own for that.
