@@ -24,7 +24,7 @@ class Outbox {
 public:
     bool empty() const { return bytes_.empty(); }
     std::size_t size() const { return bytes_.size() - sent_; }
-    const char* waiting() const { return bytes_.data() + sent_; }  // size() bytes
+    std::string_view waiting() const { return {bytes_.data() + sent_, size()}; }
     void append(std::string_view bytes) { bytes_.append(bytes); }
 
     /// The kernel took `count` bytes of waiting(): fewer, perhaps, than it was offered.
@@ -107,10 +107,13 @@ public:
     }
 
     /// TCP keeps no messages apart: `bytes` may be half a line or a hundred. Whoever sent them is
-    /// answered without being listed.
-    void receive(Session& session, std::string_view bytes) {
-        if (session.service == Service::echo) session.outbox.append(bytes);
-        else cut_lines(session, bytes);
+    /// answered without being listed. Returns what is to be sent as it is, and need not be copied
+    /// into the outbox first: echo's bytes, if none wait there already.
+    std::string_view receive(Session& session, std::string_view bytes) {
+        if (session.service != Service::echo) cut_lines(session, bytes);
+        else if (session.outbox.empty()) return bytes;
+        else session.outbox.append(bytes);
+        return {};
     }
 
     /// The peer will send no more (it may still read): what it sent last is a line, too.

@@ -8,6 +8,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <span>
 #include <utility>
 
 #include <arpa/inet.h>
@@ -57,7 +58,7 @@ inline std::string letters(Events events) {
 }
 
 /// "4:r,7:rw": the ready list; after the first sixteen, how many more.
-inline std::string list(const std::vector<Ready>& all) {
+inline std::string list(std::span<const Ready> all) {
     constexpr std::size_t most = 16;
     std::string text;
     for (std::size_t i = 0; i < all.size() && i < most; ++i)
@@ -140,13 +141,13 @@ public:
     /// Seconds that the next wait may last at the most; negative: no limit.
     double wait_limit() const {
         const double limit = program_.options.timeout;
-        return retry_at_ == never || (limit >= 0 && limit < retry_every) ? limit : retry_every;
+        return accepting_ || (limit >= 0 && limit < retry_every) ? limit : retry_every;
     }
 
     /// To be told of each wait: the call's name, what became ready, how many entries were walked to
     /// find that out, stopwatch() before the call, and errno if it failed.
-    void waited(const char* call, const std::vector<Ready>& ready, std::size_t scanned,
-                double before, int error) {
+    void waited(const char* call, std::span<const Ready> ready, std::size_t scanned, double before,
+                int error) {
         ++counters_.waits;
         counters_.ready += ready.size();
         counters_.scanned += scanned;
@@ -221,7 +222,11 @@ public:
         if (program_.narrating()) narrate_recv(fd, bytes, before);
         client.session.spoken_to = true;  // it is answered below, and need not be listed for it
         if (count > 0) {
-            services_.receive(client.session, bytes);
+            const std::string_view as_it_is = services_.receive(client.session, bytes);
+            if (!as_it_is.empty()) {  // nobody else has been spoken to
+                client.session.spoken_to = false;
+                return send_to(client, as_it_is);
+            }
         } else {  // the end of its input, not of our answer
             client.eof = true;
             services_.end_of_input(client.session);
@@ -248,7 +253,7 @@ public:
     /// the socket is writable.
     void write_to(Client& client) {
         if (client.session.outbox.empty() || client.finished) return;
-        send_to(client);
+        send_to(client, client.session.outbox.waiting());
     }
 
     /// Ends the round: closes whoever is finished, and lets newcomers in where that makes room.
@@ -380,23 +385,27 @@ private:
         if (client.session.too_slow) finish(client, "slow_reader");
         else if (client.session.outbox.empty() || client.finished || (client.watched & writable))
             update(client);
-        else send_to(client);
+        else send_to(client, client.session.outbox.waiting());
     }
 
-    void send_to(Client& client) {
+    /// One send: of what waits in the outbox or, if nothing does, of bytes that never were in it.
+    void send_to(Client& client, std::string_view bytes) {
         const int fd = client.fd.get();
         Outbox& outbox = client.session.outbox;
         const double before = program_.stopwatch();
         ++counters_.send;
-        const ssize_t count = ::send(fd, outbox.waiting(), outbox.size(), 0);
-        if (count < 0) return not_done(client, "send", errno, before);
-        counters_.bytes_out += static_cast<std::uint64_t>(count);
-        outbox.sent(static_cast<std::size_t>(count));
+        const ssize_t count = ::send(fd, bytes.data(), bytes.size(), 0);
+        const int error = count < 0 ? errno : 0;
+        const std::size_t taken = error ? 0 : static_cast<std::size_t>(count);
+        if (!outbox.empty()) outbox.sent(taken);
+        else if (taken < bytes.size()) outbox.append(bytes.substr(taken));
+        if (error) return not_done(client, "send", error, before);
+        counters_.bytes_out += taken;
         if (program_.narrating()) narrate_send(fd, count, outbox.size(), before);
         update(client);
     }
 
-    void answer_others() {
+    [[gnu::cold]] void answer_others() {
         for (Session* session : services_.spoken_to) answer(*client(session->id));
         services_.spoken_to.clear();
     }
@@ -415,7 +424,7 @@ private:
         watch_for(client.fd.get(), std::exchange(client.watched, wanted), wanted);
     }
 
-    void finish(Client& client, const char* reason) {
+    [[gnu::cold]] void finish(Client& client, const char* reason) {
         if (client.finished) return;
         client.finished = reason;
         finished_.push_back(&client);
@@ -461,7 +470,9 @@ private:
         program_.detail("call", "name=%s fd=%d%s", call, fd.get(), how);
     }
 
-    void narrate_wait(const char* call, const std::vector<Ready>& ready, double before, int error) {
+    // Cold: the compiler keeps it out of the way of what every message takes.
+    [[gnu::cold]] void narrate_wait(const char* call, std::span<const Ready> ready, double before,
+                                    int error) {
         const std::string outcome =
             error ? std::string("error=") + errno_name(error)
                   : "ready=" + std::to_string(ready.size()) + " on=" + list(ready);
@@ -469,13 +480,13 @@ private:
                          outcome.c_str(), monotonic() - before);
     }
 
-    void narrate_recv(int fd, std::string_view bytes, double before) {
+    [[gnu::cold]] void narrate_recv(int fd, std::string_view bytes, double before) {
         const std::string data = bytes.empty() ? "" : " data=" + quoted(bytes);
         program_.narrate("recv", "fd=%d bytes=%zu%s%s", fd, bytes.size(), data.c_str(),
                          slept(before).c_str());
     }
 
-    void narrate_send(int fd, ssize_t count, std::size_t left, double before) {
+    [[gnu::cold]] void narrate_send(int fd, ssize_t count, std::size_t left, double before) {
         const std::string rest = left == 0 ? "" : " left=" + std::to_string(left);
         program_.narrate("send", "fd=%d bytes=%zd%s%s", fd, count, rest.c_str(),
                          slept(before).c_str());

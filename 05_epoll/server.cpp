@@ -47,18 +47,16 @@ private:
     }
 
     // Sleeps until a watched descriptor is ready, or the time limit is over.
-    const std::vector<Ready>& wait() {
+    std::span<const Ready> wait() {
         const double before = program_.stopwatch();
         const int count = ::epoll_wait(epoll_.get(), found_.data(), static_cast<int>(found_.size()),
                                        milliseconds(sockets_.wait_limit()));
         const int error = count < 0 ? errno : 0;
-        ready_.clear();
-        for (int i = 0; i < count; ++i) {
-            const epoll_event& entry = found_[static_cast<std::size_t>(i)];
-            ready_.push_back({entry.data.fd, entry.events});
-        }
-        sockets_.waited("epoll_wait", ready_, 2 * ready_.size(), before, error);
-        return ready_;
+        const std::span ready(ready_.data(), count < 0 ? 0 : static_cast<std::size_t>(count));
+        for (std::size_t i = 0; i < ready.size(); ++i)
+            ready[i] = {found_[i].data.fd, found_[i].events};
+        sockets_.waited("epoll_wait", ready, 2 * ready.size(), before, error);
+        return ready;
     }
 
     // The ready list holds two kinds of socket, listening and connected. (And the signal pipe:
@@ -76,7 +74,7 @@ private:
     Program& program_;
     const Descriptor epoll_{::epoll_create1(0)};
     std::array<epoll_event, 256> found_{};  // more than that are found in the next round
-    std::vector<Ready> ready_;
+    std::array<Ready, 256> ready_{};
     Sockets sockets_{program_, Mode::nonblocking,
                      [this](int fd, Events before, Events now) { watch(fd, before, now); }};
 };
