@@ -452,8 +452,8 @@ private:
         for (std::size_t read = 0; read < outbox_limit;) {
             ++counters_.recv;
             const ssize_t count = ::recv(client.fd.get(), buffer_, sizeof buffer_, 0);
-            program_.detail("call", "name=recv fd=%d dropped=%zd", client.fd.get(), count);
             if (count < 0 && errno == EAGAIN) ++counters_.would_block;
+            program_.detail("call", "name=recv fd=%d dropped=%zd", client.fd.get(), count);
             if (count <= 0) return;
             read += static_cast<std::size_t>(count);
             counters_.bytes_in += static_cast<std::uint64_t>(count);

@@ -327,7 +327,7 @@ private:
 
     int port(int option) const {
         const double value = number(option, 0, 65535);
-        if (value != std::floor(value))
+        if (std::string_view(optarg).find_first_not_of("0123456789") != std::string_view::npos)
             fail(2, "-%c %s: a port is a whole number", option, quoted(optarg).c_str());
         return static_cast<int>(value);
     }
