@@ -45,6 +45,20 @@ if ! find_pytest; then
     fi
 fi
 
+# All there is: the matrix, and at the same time, shown when the matrix is done, the rest. (Most of
+# the matrix is waiting, most of the rest is compiling.)
+if [ $# = 0 ] && [ -z "${STAGE:-}${SERVER:-}" ]; then
+    rest=build/tests-beside-the-matrix.txt
+    mkdir -p build
+    $python -m pytest tests --ignore=tests/test_matrix.py >$rest 2>&1 &
+    trap 'kill $! 2>/dev/null; exit 130' INT TERM
+    $python -m pytest tests/test_matrix.py
+    status=$?
+    wait $! || status=$?
+    cat $rest
+    exit $status
+fi
+
 # All tests, unless the words name files of their own.
 tests=tests
 for word; do

@@ -41,27 +41,37 @@ std::unique_ptr<Selector> make() {
     std::exit(1);
 }
 
-#define CHECK(condition) \
-    do { if (!(condition)) fail(__LINE__, #condition); } while (false)
+#define CHECK(condition)                              \
+    do {                                              \
+        if (!(condition)) fail(__LINE__, #condition); \
+    } while (false)
 
 // The exception has to be exactly that one, and to say something.
-#define THROWS(exception, statement)                                                        \
-    do {                                                                                    \
-        bool thrown = false;                                                                \
-        try { statement; }                                                                  \
-        catch (const exception& error) { thrown = std::strlen(error.what()) > 5; }          \
-        catch (...) { fail(__LINE__, #statement " throws, but not " #exception); }          \
-        if (!thrown) fail(__LINE__, #statement " throws no " #exception " that says why");  \
+#define THROWS(exception, statement)                                                       \
+    do {                                                                                   \
+        bool thrown = false;                                                               \
+        try {                                                                              \
+            statement;                                                                     \
+        } catch (const exception& error) {                                                 \
+            thrown = std::strlen(error.what()) > 5;                                        \
+        } catch (...) {                                                                    \
+            fail(__LINE__, #statement " throws, but not " #exception);                     \
+        }                                                                                  \
+        if (!thrown) fail(__LINE__, #statement " throws no " #exception " that says why"); \
     } while (false)
 
 // The same, for an error that the system reported.
-#define FAILS(number, statement)                                                            \
-    do {                                                                                    \
-        int code = 0;                                                                       \
-        try { statement; }                                                                  \
-        catch (const std::system_error& error) { code = error.code().value(); }             \
-        catch (...) { fail(__LINE__, #statement " throws, but no system_error"); }          \
-        if (code != number) fail(__LINE__, #statement " does not fail with " #number);      \
+#define FAILS(number, statement)                                                       \
+    do {                                                                               \
+        int code = 0;                                                                  \
+        try {                                                                          \
+            statement;                                                                 \
+        } catch (const std::system_error& error) {                                     \
+            code = error.code().value();                                               \
+        } catch (...) {                                                                \
+            fail(__LINE__, #statement " throws, but no system_error");                 \
+        }                                                                              \
+        if (code != number) fail(__LINE__, #statement " does not fail with " #number); \
     } while (false)
 
 // A connected pair, closed at the end unless it has been before.
@@ -83,8 +93,12 @@ struct Pair {
         char byte;
         CHECK(::read(one, &byte, 1) == 1);
     }
-    void close_one() { if (one >= 0) ::close(one), one = -1; }
-    void close_other() { if (other >= 0) ::close(other), other = -1; }
+    void close_one() {
+        if (one >= 0) ::close(one), one = -1;
+    }
+    void close_other() {
+        if (other >= 0) ::close(other), other = -1;
+    }
 };
 
 void ignore(Events) {}
@@ -143,8 +157,8 @@ struct Test {
     Test(const char* name, void (*body)()) { tests()[name] = body; }
 };
 
-#define TEST(name)                       \
-    void name();                         \
+#define TEST(name)                          \
+    void name();                            \
     const Test test_of_##name(#name, name); \
     void name()
 
@@ -405,8 +419,11 @@ TEST(closed_and_never_unregistered) {
     pair.close_one();
     // select() refuses to wait, poll() reports it, epoll has forgotten it: none of them crashes or
     // hangs, and unregister() mends it.
-    try { selector->select(0); }
-    catch (const std::system_error& error) { CHECK(error.code().value() == EBADF); }
+    try {
+        selector->select(0);
+    } catch (const std::system_error& error) {
+        CHECK(error.code().value() == EBADF);
+    }
     selector->unregister(number);
     CHECK(found(*selector).empty());
     check_usable(*selector);
@@ -479,8 +496,7 @@ TEST(an_exception_from_a_callback) {
     try {
         call_all(*selector);
         CHECK(false);
-    } catch (const std::runtime_error&) {
-    }
+    } catch (const std::runtime_error&) {}
     selector->unregister(pair.one);
     check_usable(*selector);
 }

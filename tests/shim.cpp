@@ -2,8 +2,9 @@
 // and the system's calls, and lets some of them fail as a real system does once in a blue moon.
 //
 // The environment says which: FAULTS="CALL FAULT EVERY SKIP TIMES, ...". Of the calls of that name,
-// the first SKIP go through; of those behind them, every EVERY-th fails, TIMES times in all. A recv()
-// or accept() that would come back empty is not counted: some servers make millions of those.
+// the first SKIP go through; of those behind them, every EVERY-th fails, TIMES times in all. A
+// recv() or accept() that would come back empty is not counted: some servers make millions of
+// those.
 //
 //     FAULTS="accept ENFILE 1 0 2"               the first two calls of accept() fail
 //     FAULTS="recv EINTR 2 0 999, send one 1 0 999"   every other recv(); send() takes one byte
@@ -43,12 +44,12 @@ struct Error {
 };
 
 constexpr Error errors[] = {
-    {"one", one_byte},         {"EAGAIN", EAGAIN},           {"EINTR", EINTR},
-    {"ENFILE", ENFILE},        {"EMFILE", EMFILE},           {"ENOBUFS", ENOBUFS},
-    {"ENOMEM", ENOMEM},        {"ENOSPC", ENOSPC},           {"ECONNABORTED", ECONNABORTED},
-    {"EPROTO", EPROTO},        {"EPERM", EPERM},             {"ECONNRESET", ECONNRESET},
-    {"EPIPE", EPIPE},          {"ETIMEDOUT", ETIMEDOUT},     {"EHOSTUNREACH", EHOSTUNREACH},
-    {"ENETDOWN", ENETDOWN},    {"EADDRINUSE", EADDRINUSE},   {"EIO", EIO}};
+    {"one", one_byte},      {"EAGAIN", EAGAIN},         {"EINTR", EINTR},
+    {"ENFILE", ENFILE},     {"EMFILE", EMFILE},         {"ENOBUFS", ENOBUFS},
+    {"ENOMEM", ENOMEM},     {"ENOSPC", ENOSPC},         {"ECONNABORTED", ECONNABORTED},
+    {"EPROTO", EPROTO},     {"EPERM", EPERM},           {"ECONNRESET", ECONNRESET},
+    {"EPIPE", EPIPE},       {"ETIMEDOUT", ETIMEDOUT},   {"EHOSTUNREACH", EHOSTUNREACH},
+    {"ENETDOWN", ENETDOWN}, {"EADDRINUSE", EADDRINUSE}, {"EIO", EIO}};
 
 Rule rules[8];
 int count = -1;  // of rules; -1: FAULTS has not been read yet
@@ -105,18 +106,18 @@ Function* next(Function*, const char* name) {
 
 }  // namespace
 
-#define PASS(name, ...)                                     \
-    do {                                                    \
-        static const auto system = next(&::name, #name);    \
-        return system(__VA_ARGS__);                         \
+#define PASS(name, ...)                                  \
+    do {                                                 \
+        static const auto system = next(&::name, #name); \
+        return system(__VA_ARGS__);                      \
     } while (0)
 
-#define FAIL(name)                          \
-    do {                                    \
+#define FAIL(name)                           \
+    do {                                     \
         if (const int error = fault(name)) { \
-            errno = error;                  \
-            return -1;                      \
-        }                                   \
+            errno = error;                   \
+            return -1;                       \
+        }                                    \
     } while (0)
 
 extern "C" {
@@ -199,5 +200,4 @@ int epoll_create1(int flags) noexcept {
     FAIL("epoll_create1");
     PASS(epoll_create1, flags);
 }
-
 }
