@@ -45,17 +45,20 @@ if ! find_pytest; then
     fi
 fi
 
-# All there is: the matrix, and at the same time, shown when the matrix is done, the rest. (Most of
-# the matrix is waiting, most of the rest is compiling.)
+# All there is, in parts at the same time: most of it is waiting. The matrix goes to the background,
+# and is shown when the rest is done.
 if [ $# = 0 ] && [ -z "${STAGE:-}${SERVER:-}" ]; then
-    rest=build/tests-beside-the-matrix.txt
-    mkdir -p build
-    $python -m pytest tests --ignore=tests/test_matrix.py >$rest 2>&1 &
-    trap 'kill $! 2>/dev/null; exit 130' INT TERM
-    $python -m pytest tests/test_matrix.py
+    mkdir -p build/tests
+    parts=
+    for stages in 1-3 4-5 6; do
+        $python -m pytest tests/test_matrix.py --stage=$stages >build/tests/stages-$stages.txt 2>&1 &
+        parts="$parts $!"
+    done
+    trap 'kill $parts 2>/dev/null; exit 130' INT TERM
+    $python -m pytest tests --ignore=tests/test_matrix.py
     status=$?
-    wait $! || status=$?
-    cat $rest
+    for part in $parts; do wait "$part" || status=$?; done
+    cat build/tests/stages-*.txt
     exit $status
 fi
 
