@@ -361,14 +361,12 @@ class Server:
 
     def accepted(self, client: "Client") -> Event:
         """The accept line of that client; waits for it."""
-        return self.wait_for("accept", peer=client.peername)
+        return self.wait_for("accept", service=client.service, peer=client.peername)
 
     def closed(self, client: "Client") -> Event:
         """The close line of that client; waits for it."""
-        self.accepted(client)
-        at = next(i for i, event in enumerate(self.events)
-                  if event.matches("accept", {"peer": client.peername}))
-        return self.wait_for("close", after=at, fd=self.events[at]["fd"])
+        accepted = self.accepted(client)
+        return self.wait_for("close", after=self.events.index(accepted), fd=accepted["fd"])
 
     # What it costs
 
@@ -547,7 +545,8 @@ class Client:
         self.marks: list[Mark] = []
         self.sent = self.received = 0      # bytes so far
         self.ended = ""                    # eof, reset, closed; broken: send failed first
-        self.peername = ""                 # our end, as the server names it
+        self.peername = ""                 # our end, as the server names it; unique per service:
+        #                                    a port may lead to several listeners at a time
         self._in = bytearray()             # came in, not asked for yet
         self._out = memoryview(b"")        # to be sent while pumping
         self._watcher = watcher

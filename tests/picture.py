@@ -67,13 +67,14 @@ def picture(timeline: dict[str, Any], stage: int) -> dict[str, Any]:
 
 def _name_the_clients(servers: list[dict[str, Any]], clients: list[dict[str, Any]]) -> None:
     """Adds to each event of a connection whose it was: descriptors are handed out again."""
-    names = {client["peer"]: client["name"] for client in clients}
+    names = {(client["service"], client["peer"]): client["name"] for client in clients}
     for server in servers:
         holders: dict[int, str] = {}
         for event in server["events"]:
-            fd, peer = event["fields"].get("fd"), event["fields"].get("peer")
-            if peer:
-                holders[fd] = names.get(peer, "")
+            fields = event["fields"]
+            fd = fields.get("fd")
+            if "peer" in fields:
+                holders[fd] = names.get((fields["service"], fields["peer"]), "")
             event["who"] = holders.get(fd, "")
             if event["verb"] == "close":
                 holders.pop(fd, None)

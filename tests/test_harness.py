@@ -9,7 +9,7 @@ import pytest
 
 from expected import (EXPECTED, anything, at_least, at_most, between, differences, expected_for,
                       including, one_of)
-from harness import Late, Server, Unavailable, Variant, play, variants
+from harness import DEADLINE, Late, Server, Unavailable, Variant, play, variants
 from narration import Malformed, complaints, parse
 
 pytestmark = pytest.mark.sources
@@ -181,6 +181,8 @@ FAKE = """\
             print("ERROR: AddressSanitizer: something", file=sys.stderr)
         os._exit(3 if fault == "status" else 0)
     signal.signal(signal.SIGTERM, stop)
+    if fault in ("hangs", "dies"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     listener = socket.create_server(("127.0.0.1", 0))
     total, kept = 0, []
     pid = 1 if fault == "pid" else os.getpid()
@@ -201,8 +203,6 @@ FAKE = """\
     say("close", "fd=7 reason=eof clients=0")
     if fault != "leak":
         client.close()
-    if fault == "hangs":
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     if fault == "dies":
         os.abort()
     while True:
@@ -210,9 +210,9 @@ FAKE = """\
 """
 
 
-def _talk(run):
+def _talk(run, seconds):
     client = run.connect()
-    answer = client.exchange(b"hello\n", seconds=1)
+    answer = client.exchange(b"hello\n", seconds=seconds)
     client.close()
     run.server.closed(client)
     return {"answer": answer.decode()}
@@ -232,13 +232,17 @@ def _talk(run):
     ("mute", Late),
 ])
 def test_what_is_wrong_is_seen(tmp_path, monkeypatch, fault, complaint):
-    monkeypatch.setattr("harness.LEAK_DEADLINE", 0.3)
-    monkeypatch.setattr("harness.STOP_DEADLINE", 0.5)
+    if fault == "leak":                                  # what never comes, is not waited for long
+        monkeypatch.setattr("harness.LEAK_DEADLINE", 0.3)
+    if fault == "hangs":
+        monkeypatch.setattr("harness.STOP_DEADLINE", 0.5)
+    seconds = 1 if fault == "mute" else DEADLINE
     program = tmp_path / "server"
     program.write_text(textwrap.dedent(FAKE).format(python=sys.executable, fault=fault))
     program.chmod(0o755)
     variant = Variant("04_poll", "4", 4, program)
-    scenario = SimpleNamespace(name="talk", function=_talk, services=("echo",), descriptors=True)
+    scenario = SimpleNamespace(name="talk", function=lambda run: _talk(run, seconds),
+                               services=("echo",), descriptors=True)
     if complaint is Late:
         with pytest.raises(Late):
             play(scenario, variant)

@@ -21,8 +21,8 @@ def _paused(run):
 
 def _inside(server, crowd):
     """Who of them has been accepted, in the order of the crowd."""
-    accepted = {event["peer"] for event in server.all("accept", service=bool)}
-    return [client for client in crowd if client.peername in accepted]
+    accepted = {(event["service"], event["peer"]) for event in server.all("accept", service=bool)}
+    return [client for client in crowd if (client.service, client.peername) in accepted]
 
 
 def _while_full(server):

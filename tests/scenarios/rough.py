@@ -342,7 +342,7 @@ def _talk_until(server, speaker, hearers, fd, line, size, limit):
 def _rounds(server, mark, closes, newcomer):
     """In how many rounds that happened; None where rounds are not narrated."""
     found = {id(server.wait_for(verb, after=mark, fd=fd)) for verb, fd in closes}
-    found.add(id(server.wait_for("accept", after=mark, peer=newcomer.peername)))
+    found.add(id(server.accepted(newcomer)))
     rounds, number = set(), 0
     for event in server.events[mark:]:
         number += event.verb == "wait"
