@@ -299,9 +299,10 @@ private:
         hints.ai_family = AF_UNSPEC;
         hints.ai_socktype = SOCK_STREAM;
         hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;  // asks no name server
-        if (::getaddrinfo(address, number.c_str(), &hints, &found) != 0)
-            program_.fail(2, "-a %s: an IPv4 or IPv6 address is wanted, such as 127.0.0.1 or ::1",
-                          quoted(address).c_str());
+        const int unknown = ::getaddrinfo(address, number.c_str(), &hints, &found);
+        if (unknown)
+            program_.fail(1, "cannot listen on %s: %s", quoted(address).c_str(),
+                          ::gai_strerror(unknown));
         const auto refused = [&] {
             program_.fail(1, "cannot listen on %s port %d: %s", address, port.number,
                           std::strerror(errno));

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/resource.h>
@@ -290,7 +291,7 @@ private:
         const std::string known = std::string("+:a:e:g:c:t:vqh") + stage.options;
         opterr = 0;  // the one line is ours
         for (int option; (option = ::getopt(argc, argv, known.c_str())) != -1;) switch (option) {
-            case 'a': options.address = optarg; break;
+            case 'a': options.address = address(); break;
             case 'e': options.ports.push_back({Service::echo, port(option)}); break;
             case 'g': options.ports.push_back({Service::greet, port(option)}); break;
             case 'c': options.ports.push_back({Service::chat, port(option)}); break;
@@ -323,6 +324,18 @@ private:
             fail(2, "-%c %s: a number from %g to %g is wanted", option, quoted(optarg).c_str(),
                  least, most);
         return value;
+    }
+
+    // An address in full: getaddrinfo() alone would take 1.2.3 for 1.2.0.3.
+    const char* address() const {
+        const std::string_view given(optarg);
+        const std::string plain(given.substr(0, given.find('%')));  // fe80::1%eth0 names its link
+        in6_addr parsed;
+        if (::inet_pton(AF_INET, plain.c_str(), &parsed) != 1 &&
+            ::inet_pton(AF_INET6, plain.c_str(), &parsed) != 1)
+            fail(2, "-a %s: an IPv4 or IPv6 address is wanted, such as 127.0.0.1 or ::1",
+                 quoted(given).c_str());
+        return optarg;
     }
 
     int port(int option) const {
