@@ -22,7 +22,7 @@ PYTHON = $(shell python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>
 
 .DELETE_ON_ERROR:
 .SECONDEXPANSION:
-.PHONY: all help run-all test sync clean truth demo compare soak bugs bench FORCE
+.PHONY: all help run-all test sync clean truth demo compare soak bugs bench calls FORCE
 .DEFAULT_GOAL := all
 FORCE: ;
 
@@ -104,7 +104,7 @@ compare: $(SERVERS)
 
 ## make test         the same scenarios against every stage (ARGS="-k greet", STAGE=4, SAN=1)
 ##                   or against your own program:         make test STAGE=4 SERVER=./mine
-test: $(if $(SERVER),,$(SERVERS) $(BUILD)/truth $(BUILD)/load $(BUILD)/floor)
+test: $(if $(SERVER),,$(SERVERS) $(BUILD)/truth $(BUILD)/load $(BUILD)/floor $(BUILD)/calls)
 	@SAN='$(SAN)' STAGE='$(STAGE)' SERVER='$(SERVER)' sh tests/pytest.sh $(ARGS)
 
 ## make soak         all kinds of clients at once, at random, for ten minutes
@@ -128,10 +128,14 @@ $(BUGS:%=bug-%): bug-%: FORCE
 ## make bench        what each mechanism costs, in figures (QUICK=1: in less than a minute;
 ##                   RIVALS="name=./program": beside your own; ARGS=-h tells more)
 MEASURING := $(BUILD)/load $(BUILD)/floor
-$(MEASURING): $(BUILD)/%: tests/%.cpp $(BUILD)/compiled-with
+$(MEASURING) $(BUILD)/calls: $(BUILD)/%: tests/%.cpp $(BUILD)/compiled-with
 	$(COMPILE) -o $@ $<
 bench: $(SERVERS) $(MEASURING)
 	@exec $(PYTHON) tests/bench.py $(if $(QUICK),--quick) $(ARGS)
+
+## make calls        what one system call takes, each timed alone (ARGS="-t 1": longer)
+calls: $(BUILD)/calls
+	@exec $< $(ARGS)
 
 ## make clean        remove build/, the only folder that is ever written to
 clean:
