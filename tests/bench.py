@@ -38,6 +38,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
 
 import bench_page
 import harness
+from lessons import calls
 
 BUILD = harness.BUILD
 LABELS = {"floor": "floor", "1": "1 blocking", "2": "2 busy loop", "3": "3 select", "4": "4 poll",
@@ -353,8 +354,7 @@ class Bench:
                         kinds[kind] = (c - b) / messages[1]
                     else:
                         kinds[kind] = ((c - b) - (b - a)) / counted if counted > 0 else math.nan
-                kinds["all"] = sum(kinds[kind] for kind in
-                                   ("waits", "recv", "send", "watch", "accept"))
+                kinds["all"] = calls(kinds, name)
                 self.figures["calls"].setdefault(str(connections), {})[name] = kinds
 
     # Stalls

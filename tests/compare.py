@@ -26,7 +26,7 @@ import page
 from expected import differences, expected_for
 from harness import (BUILD, SELECTORS, Late, Unavailable, Variant, end_on_sigterm, play,
                      variants)
-from lessons import ROWS, TITLES, lesson, number, rows_of
+from lessons import ROWS, TITLES, calls, lesson, number, rows_of
 from narration import parse
 from picture import picture
 from scenarios import Scenario, scenarios
@@ -208,9 +208,10 @@ def columns(name: str, scenario: Record, stages: list[dict[str, str]], width: in
         yield from row(f"{now:7.3f}", client,
                        [bar.show(now, cell) for bar, cell in zip(bars, cells)])
     yield rule
-    for label, total in (("asleep", _asleep), ("CPU used", lambda p: f"{p['cpu']:.3f} s"),
-                         ("system calls", _calls)):
-        yield from row("", label, [(total(each), "") for each in pictures])
+    for label, total in (("asleep", _asleep), ("CPU used", lambda p, _: f"{p['cpu']:.3f} s"),
+                         ("calls counted", _calls)):
+        yield from row("", label, [(total(each, stage["id"]), "")
+                                   for each, stage in zip(pictures, stages)])
     yield ""
     for stage in stages:
         sentence = scenario["lessons"].get(stage["id"])
@@ -243,16 +244,15 @@ def _fold(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, subsequent_indent="  ") or [""]
 
 
-def _asleep(shown: Record) -> str:
+def _asleep(shown: Record, _: str) -> str:
     where = ", ".join(f"{seconds:.3f} s in {call}" for call, seconds in shown["asleep"].items()
                       if seconds >= 0.05 * shown["seconds"])
     return where or f"never, in {shown['seconds']:.3f} s"
 
 
-def _calls(shown: Record) -> str:
+def _calls(shown: Record, stage: str) -> str:
     sums = shown["counters"]
-    total = sum(sums.get(key, 0) for key in ("waits", "watch", "accept", "recv", "send"))
-    return f"{number(total)}, {number(sums.get('would_block', 0))} in vain"
+    return f"{number(calls(sums, stage))}, {number(sums.get('would_block', 0))} in vain"
 
 
 Deed = tuple[str, str, int]                        # who did what, and for the how many-th time

@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 from compare import Style
 from harness import FOLDERS, Client, Late, Mark, Run, Variant, end_on_sigterm, variants
-from lessons import SLEEPS_IN, TITLES, lesson, milliseconds, number
+from lessons import SLEEPS_IN, TITLES, calls, keeps_list, lesson, milliseconds, number
 from narration import Event
 from scenarios import scenarios
 
@@ -140,11 +140,12 @@ def play_live(variant: Variant, step: float, style: Style) -> None:
         wrong = run.finish()
     finally:
         run.close()
-    calls = run.server.events[-1]
-    total = sum(calls[key] for key in ("waits", "watch", "accept", "recv", "send"))
-    vain = f", {number(calls['would_block'])} of them in vain" * bool(calls["would_block"])
-    print(f"\n  In all: {number(total)} system calls{vain}; {used:.2f} s of CPU in "
-          f"{seconds:.1f} s.")
+    stats = run.server.events[-1]
+    kinds = [*filter(None, [SLEEPS_IN.get(variant.id)]), *["epoll_ctl"] * keeps_list(variant.id),
+             "accept", "recv"]
+    vain = f", {number(stats['would_block'])} of them in vain" * bool(stats["would_block"])
+    print(f"\n  In all: {number(calls(stats.fields, variant.id))} calls of {', '.join(kinds)} and "
+          f"send{vain}; {used:.2f} s of CPU in {seconds:.1f} s.")
     print(textwrap.fill(lesson("second_client", variant), 86, initial_indent="  ",
                         subsequent_indent="  "))
     for line in wrong:

@@ -42,9 +42,17 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value == round(value) or value >= 100 else f"{value:,.1f}"
 
 
-def calls(cost: dict[str, float]) -> float:
-    """How many system calls a message took."""
-    return sum(cost[key] for key in ("waits", "watch", "accept", "recv", "send"))
+def calls(counters: dict[str, float], stage: str = "") -> float:
+    """How many system calls were counted (not those that make a socket ready for use, or close
+    it). To change what is watched is one where the kernel keeps the list, in stage 5 and in stage 6
+    on epoll; elsewhere the list is the program's own."""
+    kinds = ["waits", "accept", "recv", "send"] + ["watch"] * keeps_list(stage)
+    return sum(counters.get(kind, 0) for kind in kinds)
+
+
+def keeps_list(stage: str) -> bool:
+    """Whether the kernel keeps the watched list."""
+    return stage in ("5", "6-epoll")
 
 
 def _second_client(seen: Observed) -> str:
@@ -56,7 +64,7 @@ def _second_client(seen: Observed) -> str:
 def _one_message(seen: Observed) -> str:
     cost = seen["0"]
     parts = [(cost["waits"], "wait"), (cost["recv"], "recv"), (cost["send"], "send"),
-             (cost["accept"], "accept"), (cost["watch"], "watch")]
+             (cost["accept"], "accept")]
     text = ", ".join(name if count == 1 else f"{number(count)} {name}"
                      for count, name in parts if count)
     empty = f"; {number(cost['would_block'])} in vain" if cost["would_block"] else ""
