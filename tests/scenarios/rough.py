@@ -196,6 +196,7 @@ def mute_reader_stop(run):
         stopped = server.stop(number)
         result[signal.Signals(number).name] = {
             "status": stopped.status, "within_a_second": stopped.seconds < 1,
+            "something_waited": stopped.stats["bytes_in"] > stopped.stats["bytes_out"],
             "reasons": sorted({event["reason"] for event in server.all("close")})}
     return result
 

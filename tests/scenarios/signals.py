@@ -158,18 +158,6 @@ def stop_while_flooded(run):
     return result
 
 
-@scenario("A stop while a client that reads nothing has filled all buffers: how soon?",
-          services=("echo",))
-def stop_while_mute(run):
-    server = run.start()
-    mute = run.connect(rcvbuf=4096, mss=500)
-    while select.select([], [mute], [], 0.15)[1]:  # until nobody takes any more
-        mute.send_some(bytes(1 << 20))
-    stopped = server.stop(run.random.choice(STOPS))
-    return {"status": stopped.status, "within_a_second": stopped.seconds < 1,
-            "something_waited": stopped.stats["bytes_in"] > stopped.stats["bytes_out"]}
-
-
 @scenario("Two stop signals in a row, and SIGUSR1 before, between and behind")
 def stop_twice(run):
     result = {"status": [], "stops": [], "stats": [], "within_a_second": []}
