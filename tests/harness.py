@@ -232,12 +232,15 @@ class Server:
         self._foreign_stdout = stdout is not None
         soft_hard = nofile or (_SOFT, _HARD)
         in_main = threading.current_thread() is threading.main_thread()
+        we = os.getpid()
 
         def prepare() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, soft_hard)
             resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_NARRATION, MOST_NARRATION))
             if _libc and in_main:          # PR_SET_PDEATHSIG: nobody outlives the tests
                 _libc.prctl(1, signal.SIGKILL)
+                if os.getppid() != we:     # it has ended before
+                    os._exit(1)
 
         self.began = time.monotonic()
         self._process = subprocess.Popen(

@@ -13,6 +13,8 @@ import sys
 import termios
 import threading
 import time
+from contextlib import contextmanager
+from typing import Iterator
 
 import pytest
 
@@ -204,11 +206,24 @@ def test_client_on_a_terminal_leaves_a_busy_server_alone():
 
 # --- run-all --------------------------------------------------------------------------------
 
-def run_all(*arguments: str) -> subprocess.Popen[str]:
+@contextmanager
+def run_all(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Ended when the deadline has passed, so that reading what it says comes to an end, too."""
     programs = [str(BUILD / folder) for folder in FOLDERS]
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "run_all.py"), *programs, "--", *arguments],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "run_all.py"), *programs, "--", *arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True) as process:
+        deadline = threading.Timer(2 * DEADLINE, process.kill)
+        deadline.start()
+        try:
+            yield process
+            process.wait(2 * DEADLINE)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            deadline.cancel()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

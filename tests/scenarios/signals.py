@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from harness import LOOPBACK, SANITIZED, Client, Late
+from harness import DEADLINE, LOOPBACK, SANITIZED, Client, Late
 from narration import Malformed, parse
 from scenarios import scenario
 
@@ -237,8 +237,8 @@ class Reader:
             self.server = run.start(*services, stdout=theirs)
         finally:
             os.close(theirs)
-        while self.text.count(b" listen ") < len(services) or not self.text.endswith(b"\n"):
-            self.read(20)
+        self.read_until(lambda: self.text.count(b" listen ") == len(services)
+                        and self.text.endswith(b"\n"), "listening")
         self.port = int(self.text.partition(b" listen ")[2].partition(b"\n")[0].rpartition(b":")[2])
 
     def read(self, seconds):
@@ -248,6 +248,13 @@ class Reader:
         data = os.read(self.fd, 1 << 16)
         self.text += data
         return bool(data)
+
+    def read_until(self, done, what):
+        until = time.monotonic() + DEADLINE
+        while not done():
+            left = until - time.monotonic()
+            if left < 0 or not self.read(left):
+                raise Late(f"the narration does not say that it is {what}: {self.text[-200:]!r}")
 
     def events(self):
         """What was narrated; a line that breaks the grammar is one with the verb `malformed`."""
@@ -309,8 +316,8 @@ def reader_hangs(run):
     client.exchange(b"and now?\n")
     reader.read(5)
     client.close()
-    while not reader.events()[-1].verb == "close" and reader.read(5):
-        pass
+    reader.read_until(lambda: any(event.verb == "close" for event in reader.events()[heard:]),
+                      "closing")
     stopped = server.stop()
     while reader.read(1):
         pass
