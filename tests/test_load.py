@@ -49,7 +49,8 @@ class Echo:
         self._answer = answer
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def _accept(self) -> None:
         while True:
@@ -77,6 +78,9 @@ class Echo:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Closed under the thread's hands, it might accept at the next listener with that number.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
         self._listener.close()
 
 
