@@ -162,7 +162,7 @@ def test_a_stall_is_not_flattered():
 
     with Echo(stalls) as echo:
         [found] = load("-t", 0.3, "-w", 0, "-r", 200, echo.port)["targets"]
-    assert found["messages"] == 60
+    assert 40 < found["messages"] <= 60              # sixty, unless the machine has other work
     assert found["latency_us"]["max"] >= 195_000
     assert found["latency_us"]["p50"] >= 30_000      # forty of the sixty had to wait
     began.clear()
