@@ -58,6 +58,7 @@ struct Session {
     const char* closing = nullptr;  // why it ends, as soon as the outbox is sent
     bool too_slow = false;          // it ends now: more waits for it than may
     bool spoken_to = false;         // it stands in Services::spoken_to: once is enough
+    bool gone = false;              // about to be closed: nothing more is said to it
 };
 
 /// How many bytes at the front of `text` are one character that a terminal just shows: well-formed
@@ -147,6 +148,7 @@ private:
     }
 
     void say(Session& session, std::string_view text) {
+        if (session.gone) return;  // a thousand who leave at once need not hear of each other
         // Whoever talks to greet or echo is not read while too much waits for it, and so makes only
         // itself wait. A chat member can be made to read by all the others: it has to keep up.
         if (session.service == Service::chat && session.outbox.size() >= outbox_limit)

@@ -427,6 +427,7 @@ private:
 
     [[gnu::cold]] void finish(Client& client, const char* reason) {
         if (client.finished) return;
+        client.session.gone = true;
         client.finished = reason;
         finished_.push_back(&client);
         watch_for(client.fd.get(), std::exchange(client.watched, nothing), nothing);

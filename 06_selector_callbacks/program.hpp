@@ -280,6 +280,7 @@ private:
         for (const int number : {SIGINT, SIGTERM, SIGUSR1}) ::sigaction(number, &action, nullptr);
         action.sa_handler = SIG_IGN;  // a peer that is gone is told by EPIPE, and ends nobody else
         ::sigaction(SIGPIPE, &action, nullptr);
+        ::sigprocmask(SIG_UNBLOCK, &action.sa_mask, nullptr);  // whoever started us may block them
         // Started with stdout closed, the first socket would get its number, and the narration.
         for (int fd = 0; fd <= 2; ++fd)
             if (::fcntl(fd, F_GETFD) < 0) ::open("/dev/null", O_RDWR);

@@ -283,8 +283,10 @@ EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
 
     # stops.py
 
-    "stop_idle": {"all": {name: {"status": 0, "within_a_second": True, "told": [name],
-                                 "stats_at_the_end": True} for name in ("SIGINT", "SIGTERM")}},
+    "stop_idle": {"all": {
+        **{name: {"status": 0, "within_a_second": True, "told": [name], "stats_at_the_end": True}
+           for name in ("SIGINT", "SIGTERM")},
+        "blocked_at_the_start": 0}},
     "stop_with_clients": {
         "all": _all_stopped(),
         # The second was never accepted: the kernel ends it when the listener is closed.
@@ -429,6 +431,8 @@ EXPECTED.update({
         "speaker_heard": "* guest-1 leaves\n",
         "memory_grown_mib": at_most(40 if SANITIZED else 2),
         "mute_ended": one_of("eof", "reset"), "mute_got_a_part": True}},
+    "room_empties": {
+        "all": {"members": 800, "closed": 800, "memory_grown_mib": at_most(2)}},
     "busy_room": {
         "all": {"all_right": True, "dropped": ["slow_reader"] * 5, "rounds_that_it_took": 1},
         "2": {"rounds_that_it_took": None},      # not narrated

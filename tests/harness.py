@@ -398,8 +398,15 @@ class Server:
 
     def rss(self) -> int:
         """Bytes of memory that it holds."""
+        return self._memory("VmRSS")
+
+    def most_rss(self) -> int:
+        """The most that it has held until now."""
+        return self._memory("VmHWM")
+
+    def _memory(self, which: str) -> int:
         status = (Path("/proc") / str(self.pid) / "status").read_text()
-        found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.M)
+        found = re.search(rf"^{which}:\s+(\d+) kB", status, re.M)
         return int(found[1]) * 1024 if found else 0
 
     def state(self) -> str:

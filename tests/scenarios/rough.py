@@ -250,6 +250,24 @@ def mute_member(run):
     }
 
 
+@scenario("Eight hundred members leave a chat at once: what does it cost to tell nobody?",
+          services=("chat",), not_for=ALONE)
+def room_empties(run):
+    count = 800
+    server = run.start(args=["-q"])
+    members = run.crowd(count)
+    last = run.connect()
+    last.recv_line()                               # all before it are in
+    before = server.most_rss()
+    with standing_still(server):
+        for member in (*members, last):
+            member.close()
+    server.wait_until(lambda: server.sockets() == 1, "all closed")
+    stats = server.stats()
+    return {"members": stats["max_clients"] - 1, "closed": count - stats["clients"],
+            "memory_grown_mib": round((server.most_rss() - before) / MEBIBYTE, 3)}
+
+
 @scenario("In one round somebody joins the chat, one leaves, one is dropped: who hears what?",
           services=("chat",), not_for=ALONE)
 def busy_room(run):

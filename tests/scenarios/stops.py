@@ -23,7 +23,13 @@ def stop_idle(run):
             "status": stopped.status, "within_a_second": stopped.seconds < 1,
             "told": [event["signal"] for event in server.all("stop")],
             "stats_at_the_end": stopped.stats is not None}
-    return result
+    # Whoever starts it may have them blocked, and that is inherited.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        server = run.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return {**result, "blocked_at_the_start": server.stop().status}
 
 
 @scenario("What do clients hear when the server stops?")
