@@ -189,7 +189,7 @@ public:
         else Program::may_sleep_in(1, number);
         // An answer is sent whole, and nothing is gained by keeping its last segment back until the
         // one before is acknowledged (Nagle's algorithm, RFC 896): with a peer that delays its
-        // acknowledgements that costs 40 ms.
+        // acknowledgements that costs 40 ms. (If it is refused, that is all it costs.)
         const int on = 1;
         ::setsockopt(number, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         made("setsockopt", fd, " option=TCP_NODELAY");
@@ -215,7 +215,7 @@ public:
         const int fd = client.fd.get();
         const double before = program_.stopwatch();
         ++counters_.recv;
-        const ssize_t count = ::recv(fd, buffer_, sizeof buffer_, 0);
+        const ssize_t count = ::recv(fd, buffer_, read_limit(client.session.service), 0);
         if (count < 0) return not_done(client, "recv", errno, before);
         const std::string_view bytes(buffer_, static_cast<std::size_t>(count));
         counters_.bytes_in += bytes.size();
@@ -362,10 +362,12 @@ private:
         if (!again || program_.options.verbose)
             program_.narrate("accept", "fd=%d error=%s%s", listener.fd.get(), errno_name(error),
                              slept(before).c_str());
-        // Nobody there, a signal, a newcomer who left again: nothing that the next round would not
-        // mend. Anything else is a lack of descriptors or memory, and lasts.
-        const bool passing = again || error == EINTR || error == ECONNABORTED || error == EPROTO;
-        if (!passing) pause(error);
+        // Nobody there, a signal, or trouble of that newcomer alone, as accept(2) lists it: the
+        // next round mends it. Anything else is a lack of descriptors or memory, and lasts.
+        constexpr int passing[] = {EINTR,       ECONNABORTED, EPROTO,      ENETDOWN,
+                                   ENETUNREACH, EHOSTUNREACH, ENOPROTOOPT, EOPNOTSUPP};
+        if (!again && std::find(std::begin(passing), std::end(passing), error) == std::end(passing))
+            pause(error);
     }
 
     /// A call on a client failed. "Not now" means later; anything else, that this client is lost.
@@ -512,5 +514,5 @@ private:
     std::size_t watching_ = 0;
     bool accepting_ = true;
     double retry_at_ = never;  // when to let newcomers in again, though nobody has left
-    char buffer_[16 * 1024];
+    char buffer_[read_limit(Service::echo)];
 };

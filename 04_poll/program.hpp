@@ -43,8 +43,8 @@ struct Options {
     double timeout = -1;  // seconds that one wait may last; negative: no limit
     bool verbose = false;
     bool quiet = false;
-    bool probe = false;      // stage 2
-    std::string selector{};  // stage 6
+    bool probe = false;              // stage 2
+    const char* selector = nullptr;  // stage 6
 };
 
 /// Calls made, and what they brought. NOTES.md says how each is counted.
@@ -174,7 +174,7 @@ public:
     /// The first lines: from here on the services are about to be had.
     void start() {
         const std::string selector =
-            options.selector.empty() ? "" : " selector=" + options.selector;
+            options.selector ? " selector=" + std::string(options.selector) : "";
         say("start", "stage=%s pid=%ld clock=%.6f%s", stage.name, static_cast<long>(::getpid()),
             started_, selector.c_str());
         if (options.timeout >= 0 && !stage.waits)
@@ -237,22 +237,20 @@ public:
 
     /// Whether to stop. Prints the stats asked for on the way; to be called once a round.
     bool stopped() {
-        while (signals::pending && !stopping_) {
-            signals::pending = 0;  // before looking, so that a signal from here on is seen again
+        if (!signals::pending || stopping_) return stopping_;
+        do {
+            signals::pending = 0;  // before anything else, so that a signal from here on is seen
             char bytes[64];
             while (::read(signals::pipe[0], bytes, sizeof bytes) > 0) {}
-            if (signals::stats) {
-                signals::stats = 0;
-                stats();
-            }
-            stopping_ = signals::stop != 0;
-            if (stopping_) {
-                narrate("stop", "signal=%s", signals::stop == SIGINT ? "SIGINT" : "SIGTERM");
-                break;
-            }
             for (const int fd : {signals::blocking[0], signals::blocking[1]})
                 if (fd >= 0) ::fcntl(fd, F_SETFL, 0);  // blocking again
+        } while (signals::pending);  // one struck meanwhile, and what it did may be undone
+        if (signals::stats) {
+            signals::stats = 0;
+            stats();
         }
+        stopping_ = signals::stop != 0;
+        if (stopping_) narrate("stop", "signal=%s", signals::stop == SIGINT ? "SIGINT" : "SIGTERM");
         return stopping_;
     }
 
@@ -284,8 +282,20 @@ private:
         // Started with stdout closed, the first socket would get its number, and the narration.
         for (int fd = 0; fd <= 2; ++fd)
             if (::fcntl(fd, F_GETFD) < 0) ::open("/dev/null", O_RDWR);
+        open_terminal();
         if (::pipe(signals::pipe) < 0) fail(1, "no pipe: %s", errno_name(errno));
         for (const int fd : signals::pipe) ::fcntl(fd, F_SETFL, O_NONBLOCK);
+    }
+
+    // A terminal that has room for half a line makes write() wait for the rest. Opened once more,
+    // it can be non-blocking for us, and not for the shell, with which we share the descriptor we
+    // have.
+    static void open_terminal() {
+        const char* terminal = ::ttyname(STDOUT_FILENO);
+        const int fd = terminal ? ::open(terminal, O_WRONLY | O_NOCTTY | O_NONBLOCK) : -1;
+        if (fd < 0) return;
+        ::dup2(fd, STDOUT_FILENO);
+        ::close(fd);
     }
 
     void parse(int argc, char* argv[]) {
@@ -332,7 +342,7 @@ private:
         const std::string_view given(optarg);
         const std::string plain(given.substr(0, given.find('%')));  // fe80::1%eth0 names its link
         in6_addr parsed;
-        if (::inet_pton(AF_INET, plain.c_str(), &parsed) != 1 &&
+        if (::inet_pton(AF_INET, optarg, &parsed) != 1 &&
             ::inet_pton(AF_INET6, plain.c_str(), &parsed) != 1)
             fail(2, "-a %s: an IPv4 or IPv6 address is wanted, such as 127.0.0.1 or ::1",
                  quoted(given).c_str());
@@ -373,8 +383,7 @@ private:
                                                 va_list values, int patience) {
         if (deaf_) return;
         const double seconds = monotonic() - started_;
-        pollfd out{STDOUT_FILENO, POLLOUT, 0};
-        if (::poll(&out, 1, patience) <= 0) {
+        if (!room(patience) || !put()) {
             ++lost_;
             return;
         }
@@ -385,24 +394,45 @@ private:
                                    static_cast<unsigned long long>(lost_));
         lost_ = 0;
         length += std::snprintf(line + length, 64, "%8.3f %-7s ", seconds, verb);
-        const auto room = sizeof line - static_cast<std::size_t>(length);
-        length += std::vsnprintf(line + length, room, format, values);
+        const auto room_left = sizeof line - static_cast<std::size_t>(length);
+        length += std::vsnprintf(line + length, room_left, format, values);
         length = std::min(length, static_cast<int>(sizeof line) - 1);
         line[length++] = '\n';
-        if (::write(STDOUT_FILENO, line, static_cast<std::size_t>(length)) >= 0) return;
-        if (errno == EINTR || errno == EAGAIN) {
-            ++lost_;
-        } else {  // whoever read us has left: no reason to stop serving, but to stop talking
-            deaf_ = true;
+        unsaid_.assign(line, static_cast<std::size_t>(length));
+        if (!put() && !deaf_ && room(patience)) put();
+    }
+
+    // Whether stdout takes something within that time. Who waited in vain once does not wait again
+    // for a reader who hangs.
+    bool room(int patience) {
+        pollfd out{STDOUT_FILENO, POLLOUT, 0};
+        const bool found = ::poll(&out, 1, hangs_ ? 0 : patience) > 0;
+        hangs_ = !found && (hangs_ || patience > 0);
+        return found;
+    }
+
+    // Writes what is unsaid: a line, or the rest of one that a terminal took in part. Whether it
+    // took all.
+    bool put() {
+        if (unsaid_.empty()) return true;
+        const ssize_t count = ::write(STDOUT_FILENO, unsaid_.data(), unsaid_.size());
+        if (count >= 0) {
+            unsaid_.erase(0, static_cast<std::size_t>(count));
+        } else if (errno != EINTR && errno != EAGAIN) {
+            deaf_ =
+                true;  // whoever read us has left: no reason to stop serving, but to stop talking
             narrating_ = false;
             std::fprintf(stderr, "%s: stdout: %s: serving on without narration\n", stage.name,
                          errno_name(errno));
         }
+        return unsaid_.empty();
     }
 
     const double started_ = monotonic();
     bool narrating_ = false;
     bool stopping_ = false;
     bool deaf_ = false;
+    bool hangs_ = false;
     std::uint64_t lost_ = 0;
+    std::string unsaid_;
 };

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 enum class Service { echo, greet, chat };
@@ -18,6 +19,13 @@ inline const char* name_of(Service service) {
 constexpr std::size_t line_limit = 4096;          // bytes of one line, its newline not counted
 constexpr std::size_t name_limit = 20;            // bytes of a chat member's name
 constexpr std::size_t outbox_limit = 256 * 1024;  // bytes that may wait for one peer
+
+/// Bytes to read at once of a client of this service, at the most. What one member of a chat says
+/// is sent to all the others: two hundred who paste a book at the same time shall not keep
+/// everybody else waiting for gigabytes to be sent.
+constexpr std::size_t read_limit(Service service) {
+    return service == Service::chat ? 1024 : 16 * 1024;
+}
 
 /// Bytes that wait to be sent to one peer, oldest first.
 class Outbox {
@@ -62,7 +70,8 @@ struct Session {
 };
 
 /// How many bytes at the front of `text` are one character that a terminal just shows: well-formed
-/// UTF-8 (RFC 3629) and no control character, neither C0 nor DEL nor C1. 0 if they are not.
+/// UTF-8 (RFC 3629), no control character (C0, DEL, C1), and none that breaks a line or turns it
+/// around (U+2028 to U+202E, U+2066 to U+2069). 0 if they are not.
 inline std::size_t shown_length(std::string_view text) {
     const auto byte = [&](std::size_t i) {
         return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
@@ -74,6 +83,9 @@ inline std::size_t shown_length(std::string_view text) {
     if (first == 0xC2) return second >= 0xA0 ? 2 : 0;  // below: C1, as good as an escape sequence
     if (first >= 0xC3 && first <= 0xDF) return 2;
     if (!tail(2)) return 0;
+    const unsigned third = byte(2);
+    if (first == 0xE2 && second == 0x80 && third >= 0xA8 && third <= 0xAE) return 0;
+    if (first == 0xE2 && second == 0x81 && third >= 0xA6 && third <= 0xA9) return 0;
     if (first == 0xE0) return second >= 0xA0 ? 3 : 0;  // below: longer than need be
     if (first == 0xED) return second <= 0x9F ? 3 : 0;  // above: half of a UTF-16 pair
     if (first >= 0xE1 && first <= 0xEF) return 3;
@@ -134,7 +146,7 @@ public:
 
 private:
     void cut_lines(Session& session, std::string_view bytes) {
-        while (!bytes.empty() && !session.closing && !session.too_slow) {
+        while (!bytes.empty() && !session.closing) {
             const std::size_t newline = bytes.find('\n');
             const bool whole = newline != bytes.npos;
             std::string_view line = bytes.substr(0, newline);
@@ -145,23 +157,24 @@ private:
             else if (whole) take_line(session, line);
             if (whole) session.inbox.clear();
         }
+        if (!said_.empty()) announce(std::exchange(said_, {}), &session);
     }
 
     void say(Session& session, std::string_view text) {
-        if (session.gone) return;  // a thousand who leave at once need not hear of each other
-        // Whoever talks to greet or echo is not read while too much waits for it, and so makes only
-        // itself wait. A chat member can be made to read by all the others: it has to keep up.
-        if (session.service == Service::chat && session.outbox.size() >= outbox_limit)
-            session.too_slow = true;
-        else session.outbox.append(text);
+        session.outbox.append(text);
         if (session.spoken_to) return;
         session.spoken_to = true;
         spoken_to.push_back(&session);
     }
 
-    void announce(const std::string& text, const Session* except = nullptr) {
-        for (Session* member : members_)
-            if (member != except) say(*member, text);
+    // Whoever is answered only is not read while too much waits for it, and so makes nobody wait
+    // but itself. A chat member is made to read by all the others: it has to keep up.
+    void announce(std::string_view text, const Session* speaker = nullptr) {
+        for (Session* member : members_) {
+            if (member == speaker || member->gone) continue;  // nor need those hear who leave, too
+            if (member->outbox.size() + text.size() > outbox_limit) member->too_slow = true;
+            say(*member, member->too_slow ? "" : text);
+        }
     }
 
     void refuse_line(Session& session) {
@@ -196,7 +209,7 @@ private:
         else if (line == "/who") say(session, "* here: " + names() + "\n");
         else if (line.starts_with('/'))
             say(session, "* no such command: there are /nick NAME and /who\n");
-        else if (!line.empty()) announce(session.name + ": " + printable(line) + "\n", &session);
+        else if (!line.empty()) said_ += session.name + ": " + printable(line) + "\n";
     }
 
     // Nothing but ASCII in a name, and no name but one's own that looks like the server's doing:
@@ -215,7 +228,9 @@ private:
         if (wanted.starts_with("guest-") || wanted == "server" ||
             std::any_of(members_.begin(), members_.end(), has_it))
             return say(session, "* that name is taken\n");
-        announce("* " + session.name + " is now " + std::string(name) + "\n");
+        const std::string news = "* " + session.name + " is now " + std::string(name) + "\n";
+        say(session, news);
+        said_ += news;
         session.name = name;
     }
 
@@ -236,5 +251,6 @@ private:
     }
 
     std::vector<Session*> members_;  // of the chat, in the order of joining
+    std::string said_;  // to all the others, by one of them: passed on once a read, not once a line
     unsigned long guests_ = 0;
 };

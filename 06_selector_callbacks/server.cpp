@@ -75,7 +75,7 @@ private:
 };
 
 std::unique_ptr<selectors::Selector> make_selector(const Program& program) try {
-    const std::string& name = program.options.selector;
+    const std::string_view name = program.options.selector;
     if (name == "select") return std::make_unique<selectors::SelectSelector>();
     if (name == "poll") return std::make_unique<selectors::PollSelector>();
 #if SELECTOR_HAS_EPOLL
@@ -98,11 +98,11 @@ int main(int argc, char* argv[]) {
                      .waits = true,
                      .options = "s:",
                      .usage = " [-s select|poll|epoll]"});
-    if (program.options.selector.empty())
-        program.options.selector = SELECTOR_HAS_EPOLL ? "epoll" : "poll";
+    if (!program.options.selector) program.options.selector = SELECTOR_HAS_EPOLL ? "epoll" : "poll";
     const auto selector = make_selector(program);
     program.start();
-    program.limit_descriptors(program.options.selector == "select" ? FD_SETSIZE : RLIM_INFINITY);
+    const bool limited = program.options.selector == std::string_view("select");
+    program.limit_descriptors(limited ? FD_SETSIZE : RLIM_INFINITY);
     Server(program, *selector).run();
     program.stats();
 }

@@ -64,6 +64,7 @@ def printable(text: bytes) -> bytes:
     shown = text.decode("utf-8", "surrogateescape")
     return "".join("?" * len(c.encode("utf-8", "surrogateescape"))
                    if ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or 0xDC80 <= ord(c) <= 0xDCFF
+                   or 0x2028 <= ord(c) <= 0x202E or 0x2066 <= ord(c) <= 0x2069
                    else c for c in shown).encode()
 
 

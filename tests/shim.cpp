@@ -49,7 +49,8 @@ constexpr Error errors[] = {
     {"ENOMEM", ENOMEM},     {"ENOSPC", ENOSPC},         {"ECONNABORTED", ECONNABORTED},
     {"EPROTO", EPROTO},     {"EPERM", EPERM},           {"ECONNRESET", ECONNRESET},
     {"EPIPE", EPIPE},       {"ETIMEDOUT", ETIMEDOUT},   {"EHOSTUNREACH", EHOSTUNREACH},
-    {"ENETDOWN", ENETDOWN}, {"EADDRINUSE", EADDRINUSE}, {"EIO", EIO}};
+    {"ENETDOWN", ENETDOWN}, {"EADDRINUSE", EADDRINUSE}, {"EIO", EIO},
+    {"EINVAL", EINVAL}};
 
 Rule rules[8];
 int count = -1;  // of rules; -1: FAULTS has not been read yet
@@ -132,7 +133,7 @@ int accept(int fd, sockaddr* address, socklen_t* size) {
 }
 
 ssize_t recv(int fd, void* buffer, size_t size, int flags) {
-    const int error = (flags & MSG_OOB) ? 0 : brings(fd) ? fault("recv") : EAGAIN;
+    const int error = (flags & MSG_OOB) ? fault("recv_oob") : brings(fd) ? fault("recv") : EAGAIN;
     if (error > 0) {
         errno = error;
         return -1;

@@ -30,6 +30,7 @@ BAD_WORDS = {
     "address_no_number": (["-a", "localhost"], "localhost"),
     "address_shortened": (["-a", "127.1"], "127.1"),
     "address_out_of_range": (["-a", "127.0.0.256"], "127.0.0.256"),
+    "address_ipv4_with_a_link": (["-a", "127.0.0.1%lo"], "127.0.0.1%lo"),
     "address_half_ipv6": (["-a", "::1::"], "::1::"),
     "time_missing": (["-t"], "-t"),
     "time_zero": (["-t", "0"], "0"),
@@ -131,6 +132,7 @@ def test_only_stage_6_selects_a_selector(variant):
 @pytest.mark.only("6")
 def test_a_selector_that_does_not_exist(variant):
     _refused(run_program(variant, "-s", "kqueue"), 2, "kqueue", "select", "poll")
+    _refused(run_program(variant, "-s", ""), 2, '""', "select", "poll")
 
 
 @pytest.mark.only("2")

@@ -48,8 +48,8 @@ def _start(run, faults, *services, **how):
 
 @scenario("accept() fails, for once: does the server live on, and who waits get in?")
 def accept_fails_once(run):
-    faults = ("ENFILE", "ENOBUFS", "ENOMEM", "EPERM", "ENETDOWN", "ECONNABORTED", "EPROTO",
-              "EINTR", "EAGAIN")
+    faults = ("ENFILE", "ENOBUFS", "ENOMEM", "EPERM", "ECONNABORTED", "EPROTO", "ENETDOWN",
+              "EHOSTUNREACH", "EINTR", "EAGAIN")
     servers = {fault: _start(run, f"accept {fault} 1 0 1") for fault in faults}
     clients = {fault: run.connect(server=servers[fault]) for fault in faults}
     for client in clients.values():
@@ -145,8 +145,13 @@ def wait_fails(run):
     server = _start(run, "wait ENOMEM 1 1 1")
     a = run.connect()
     back = a.exchange(b"hello\n").decode()
-    return {"back": back, "failures": len(server.all("wait", error="ENOMEM")),
-            "serves_on": run.connect().exchange(b"hello\n").decode()}
+    result = {"back": back, "failures": len(server.all("wait", error="ENOMEM")),
+              "serves_on": run.connect().exchange(b"hello\n").decode()}
+    lasting = _start(run, "wait ENOMEM 1 0 99999999")
+    lasting.wait_for("wait", error="ENOMEM")
+    run.until(lambda: len(lasting.all("wait")) > 100)          # or it has slept for a while
+    return {**result, "waits_when_it_lasts": len(lasting.all("wait")),
+            "stops": lasting.stop().status}
 
 
 @scenario("epoll_ctl() refuses a newcomer: does only that one have to go?",
@@ -176,6 +181,17 @@ def refused_listener(run):
     server.wait_for("pause")
     a.close()
     return {"first": hello, "second": b.recv(6).decode(), "still_there": not server.ended()}
+
+
+@scenario("The urgent byte is gone when it is asked for (EINVAL): does its sender have to go?",
+          not_for={"1-2": "they are not told of urgent data"})
+def urgent_overtaken(run):
+    server = _start(run, "recv_oob EINVAL 1 0 1")
+    a = run.connect()
+    a.urgent(b"!")
+    run.until(lambda: server.all("urgent"))
+    return {"back": a.exchange(b"hello\n").decode(),
+            "narrated": [event["data"].decode() for event in server.all("urgent")]}
 
 
 @scenario("What cannot be had at the start is said in one line")

@@ -8,7 +8,8 @@ NASTY = [
     b"\0\0\0", b"\xff" * 10, b"\x1b[2J\x1b[H", b"\x1b]0;owned\x07", b"\x9b2J", b"\xc2\x9b2J",
     b"\x90\x1bP\x9c", b"a\rb", b"\b\b\b\b", b"\x7f\x7f", b"\x0e\x0f", b"\xe2\x28\xa1", b"\xf0\x9f",
     b"   0.000 close   fd=4 reason=eof clients=0", b'" clients=0', b"\\", b"\\x1b", b"%n%s%x",
-    bytes(range(256)).replace(b"\n", b"")]
+    bytes(range(256)).replace(b"\n", b""),
+    "\u2027\u2028\u202e\u202f \u2065\u2066\u2069\u206a".encode()]
 
 
 def _raw_control(text, allowed=b"\n"):

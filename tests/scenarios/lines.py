@@ -1,5 +1,6 @@
 """TCP is a byte stream: however the bytes arrive, a line is what ends in a newline."""
 
+from harness import pump
 from scenarios import scenario
 
 TOO_LONG = b"error: a line is 4096 bytes at the most\n"
@@ -124,6 +125,35 @@ def chat_line_limit(run):
     a.send(b"x" * 4097 + b"\n/who\n")
     return {"4096": _text(longest), "4097": _text(a.recv_until_eof()), "ended": a.ended,
             "reason": run.server.closed(a)["reason"]}
+
+
+@scenario("Eight thousand commands at once from a member who reads: are all answered?",
+          services=("chat",))
+def many_commands(run):
+    unknown, result = b"* no such command: there are /nick NAME and /who\n", {}
+    for window, how in (("any", {}), ("small", {"rcvbuf": 16384, "mss": 1400})):
+        a = run.connect(**how)
+        a.recv_line()
+        back = a.exchange(b"/\n" * 8000, len(unknown) * 8000)
+        result[window] = [back == unknown * 8000, a.ended]
+        a.close()
+    return result
+
+
+@scenario("One member pastes 100,000 lines: does everybody hear them all, and is it read in turns?",
+          services=("chat",), not_for={"1": "the room has one member at a time"})
+def paste(run):
+    server = run.server
+    hearers, a = run.crowd(10), run.connect()
+    name = a.recv_line().split()[3].strip(b",")
+    hearers.recv_lines()                           # who they are; who came later is heard below
+    wanted = (name + b": x\n") * 100000
+    a._out = memoryview(b"x\n" * 100000)
+    pump([a, *hearers], lambda c: not c._out if c is a else c._in.count(b"x\n") == 100000)
+    heard = [bytes(c._in).endswith(wanted) and not c.ended for c in hearers]
+    fd = server.accepted(a)["fd"]
+    return {"heard_all": sum(heard),
+            "longest_read": max(event["bytes"] for event in server.all("recv", fd=fd))}
 
 
 @scenario("The longest line, relayed", services=("chat",),

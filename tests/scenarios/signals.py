@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+import tty
 from dataclasses import replace
 from pathlib import Path
 
@@ -229,9 +230,13 @@ def without_stdout(run):
 class Reader:
     """The other end of a server's stdout, read only when asked to."""
 
-    def __init__(self, run, *services):
-        ours, theirs = os.pipe()
-        fcntl.fcntl(ours, getattr(fcntl, "F_SETPIPE_SZ", 1031), 16384)    # soon full
+    def __init__(self, run, *services, terminal=False):
+        if terminal:
+            ours, theirs = os.openpty()
+            tty.setraw(theirs)                     # no \r before each \n
+        else:
+            ours, theirs = os.pipe()
+            fcntl.fcntl(ours, getattr(fcntl, "F_SETPIPE_SZ", 1031), 16384)    # soon full
         self.fd, self.text = ours, b""
         try:
             self.server = run.start(*services, stdout=theirs)
@@ -245,7 +250,10 @@ class Reader:
         """Reads once; False if nothing comes in that time, or never again."""
         if not select.select([self.fd], [], [], seconds)[0]:
             return False
-        data = os.read(self.fd, 1 << 16)
+        try:
+            data = os.read(self.fd, 1 << 16)
+        except OSError:                            # a terminal's way to say that nobody has it open
+            return False
         self.text += data
         return bool(data)
 
@@ -291,11 +299,15 @@ def reader_leaves(run):
 
 @scenario("The narration's reader hangs: who waits for it?", services=("echo",))
 def reader_hangs(run):
-    reader = Reader(run, "echo")
+    return {"pipe": _reader_hangs(run, False), "terminal": _reader_hangs(run, True)}
+
+
+def _reader_hangs(run, terminal):
+    reader = Reader(run, "echo", terminal=terminal)
     server = reader.server
     client = _up(run, server, reader.port)
     right = rounds = 0
-    while rounds < 200:
+    while rounds < 1000:                           # a terminal keeps 64 KiB
         right += client.exchange(b"%d\n" % rounds) == b"%d\n" % rounds
         rounds += 1
     # Asked for its counters, it waits a moment for room, since they were asked for. Asked again
@@ -310,6 +322,21 @@ def reader_hangs(run):
         if not served[-1]:
             server.send_signal(signal.SIGUSR1)     # wakes it
         client.recv(12)
+    over, blown = threading.Event(), []
+
+    def blow():
+        while not over.wait(0.02):
+            server.send_signal(signal.SIGUSR1)
+            blown.append(1)
+
+    blowing = threading.Thread(target=blow, daemon=True)
+    blowing.start()
+    try:
+        while len(blown) < 20:
+            client.exchange(b"again\n")
+    finally:
+        over.set()
+        blowing.join()
     while reader.read(0):
         pass
     heard = len(reader.events())
@@ -324,6 +351,7 @@ def reader_hangs(run):
     reader.close()
     events = reader.events()
     return {"right_answers": right, "served_after_sigusr1": served,
+            "served_in_a_storm": len(blown) >= 20,
             "lines_lost": sum(event["lines"] for event in events if event.verb == "lost"),
             "malformed": sum(event.verb == "malformed" for event in events),
             "goes_on_narrating": any(event.verb == "recv" for event in events[heard:]),
