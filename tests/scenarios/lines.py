@@ -137,6 +137,7 @@ def many_commands(run):
         back = a.exchange(b"/\n" * 8000, len(unknown) * 8000)
         result[window] = [back == unknown * 8000, a.ended]
         a.close()
+        run.server.closed(a)                       # or the next one hears of it
     return result
 
 

@@ -7,7 +7,6 @@ import signal
 import socket
 import threading
 import time
-import tty
 from dataclasses import replace
 from pathlib import Path
 
@@ -233,7 +232,6 @@ class Reader:
     def __init__(self, run, *services, terminal=False):
         if terminal:
             ours, theirs = os.openpty()
-            tty.setraw(theirs)                     # no \r before each \n
         else:
             ours, theirs = os.pipe()
             fcntl.fcntl(ours, getattr(fcntl, "F_SETPIPE_SZ", 1031), 16384)    # soon full
@@ -254,7 +252,7 @@ class Reader:
             data = os.read(self.fd, 1 << 16)
         except OSError:                            # a terminal's way to say that nobody has it open
             return False
-        self.text += data
+        self.text += data.replace(b"\r", b"")      # which a terminal puts before each \n
         return bool(data)
 
     def read_until(self, done, what):
