@@ -436,7 +436,7 @@ EXPECTED.update({
     "room_empties": {
         # A sanitizer keeps for a while what is freed.
         "all": {"members": 500, "closed": 500,
-                "memory_grown_mib": at_most(8 if SANITIZED else 1.7)}},
+                "memory_grown_mib": at_most(8 if SANITIZED else 1)}},
     "busy_room": {
         "all": {"all_right": True, "dropped": ["slow_reader"] * 5, "rounds_that_it_took": 1},
         "2": {"rounds_that_it_took": None},      # not narrated

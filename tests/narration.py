@@ -292,9 +292,6 @@ class Tally:
             same.remove("bytes_in")
             if event["bytes_in"] < self.sums["bytes_in"]:
                 return f"bytes_in={self.sums['bytes_in']} is what was narrated before"
-        # Stage 2 counts its rounds as waits but narrates a sum, and that only now and then.
-        if self.stage <= 2:
-            same = [key for key in same if key not in ("waits", "ready")]
         for key in same:
             if event[key] != self.sums[key]:
                 return f"{key}={self.sums[key]} is what was narrated before"

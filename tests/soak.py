@@ -5,15 +5,18 @@
     make soak SEED=4711              the same random numbers as in the run that printed this seed
 
 A server is started, and several clients at a time do to it whatever clients do: talk, send
-megabytes, read late or not at all, reset, half-close, say nothing, say it byte by byte, send
-urgent data or rubbish; signals rain, it is stopped and continued, its descriptors run out.
-Each knows what must come back. At the end: the descriptors are those of the start, the memory
-is flat, the counters add up, and nobody's bytes are lost.
+megabytes, come in crowds, read late or not at all, reset, half-close, say nothing, say it byte
+by byte, send urgent data or rubbish; signals rain, it is stopped while some leave and others
+come, and continued, its descriptors run out; some servers' calls fail now and then, and some
+servers' narration is read by somebody who falls asleep. Each client knows what must come back.
+At the end: the descriptors are those of the start, the memory is flat, the counters add up, and
+nobody's bytes are lost; and the stop comes while clients are there.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import resource
 import signal
@@ -24,21 +27,59 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from harness import (SANITIZED, Client, Late, Run, Server, Variant, end_on_sigterm,  # noqa: E402
-                     variants)
+from harness import (DEADLINE, SANITIZED, Client, Crowd, Late, Run, Server,  # noqa: E402
+                     Unavailable, Variant, end_on_sigterm, pump, variants)
 from model import WELCOME, Chat, Greet, ill_line, pieces  # noqa: E402
+from scenarios.faults import environment  # noqa: E402
 
 MEBIBYTE = 1 << 20
 SMALL = {"rcvbuf": 4096, "mss": 700}             # a window in which little fits
+FAULTS = ", ".join(f"{rule} 5 999999999" for rule in (
+    "accept EINTR 3", "accept ECONNABORTED 7", "accept EAGAIN 5", "recv EINTR 7", "recv one 11",
+    "send EINTR 13", "send EAGAIN 5", "wait EINTR 9"))
+# How a server is run: narrating; -q, for longer; narrating while its calls fail now and then;
+# narrating into a pipe whose reader falls asleep.
+WAYS = ("narrating", "quiet", "faults", "sleepy")
+
+
+class SleepyReader:
+    """Reads a server's stdout into the file that its narration is taken from; at times it naps."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = os.pipe()
+        self.awake = threading.Event()
+        self.awake.set()
+
+    def read_for(self, server: Server) -> None:
+        os.close(self.theirs)
+        into = server._out.fileno()
+        threading.Thread(target=self._read, args=(into,), daemon=True).start()
+        count = len([word for word in server.arguments if word in ("-e", "-g", "-c")])
+        server.wait_until(lambda: len(server.listening()) == count, f"{count} listeners")
+
+    def _read(self, into: int) -> None:
+        while data := os.read(self.ours, 1 << 16):
+            os.write(into, data)
+            self.awake.wait()
+        os.close(self.ours)
+
+    def nap(self, seconds: float) -> None:
+        self.awake.clear()
+        threading.Timer(seconds, self.awake.set).start()
 
 
 class Soak:
     """One server, and what its clients do to it."""
 
-    def __init__(self, variant: Variant, seed: int) -> None:
+    def __init__(self, variant: Variant, seed: int, way: str) -> None:
         self.run = Run(variant, ("echo", "greet", "chat"), seed)
         self.variant = variant
+        self.way = way
+        self.reader: Optional[SleepyReader] = None
         self.single = variant.stage == 1         # one client at a time, of the first listener
+        self.services = ("echo", "greet", "chat")
+        if self.single:
+            self.services = (self.run.random.choice(("echo", "echo", "greet")),)
         self.wrong: list[str] = []
         self.done: dict[str, int] = {}
         self.room = threading.Lock()             # the chat's model knows of one play at a time
@@ -237,18 +278,85 @@ class Soak:
         finally:
             self.crowded.release()
 
+    def crowd(self, chance: random.Random) -> bool:
+        """Many at once, each of them with its own bytes."""
+        # With select, there has to be room for two more crowds.
+        many = 300 if self.variant.id in ("3", "6-select") else 1200
+        clients = self.connect_many(chance.choice((10, 100, 100, many)))
+        data = [chance.randbytes(20) for _ in clients]
+        right = clients.exchange(lambda i: data[i]) == data
+        for client in clients:
+            self.through(client)
+        return right
+
+    def connect_many(self, count: int) -> Crowd:
+        clients = Crowd(self.connect("echo", connect=False) for _ in range(count))
+        for client in clients:
+            client.connected(DEADLINE)
+        return clients
+
+    def events_for_the_dead(self, chance: random.Random) -> bool:
+        """While it stands still, some speak and leave, and others come."""
+        clients = self.connect_many(20)
+        right = clients.exchange(lambda i: b"%2d" % i) == [b"%2d" % i for i in range(20)]
+        self.server.send_signal(signal.SIGSTOP)
+        try:
+            for client in clients[::2]:
+                client.send(b"last words")
+                client.reset() if chance.random() < 0.5 else client.close()
+            others = self.connect_many(10)
+            others.send(lambda i: b"new %d" % i)
+        finally:
+            self.server.send_signal(signal.SIGCONT)
+        right &= others.recv(lambda i: 5) == [b"new %d" % i for i in range(10)]
+        stayed = Crowd(clients[1::2])
+        right &= stayed.exchange(lambda i: b"old %d" % i) == [b"old %d" % i for i in range(10)]
+        for client in (*others, *stayed):
+            self.through(client)
+        return right
+
+    def paste(self, chance: random.Random) -> bool:
+        """A member says very much at once; another hears it all, in its order."""
+        if not self.room.acquire(blocking=False):
+            return True
+        try:
+            while not self.room_is_empty():
+                pass
+            with self.connect("chat") as speaker, self.connect("chat") as hearer:
+                name = speaker.recv_line().split()[3].strip(b",")
+                hearer.recv_line()
+                lines = [b"%d\n" % i for i in range(chance.randrange(5000))]
+                speaker._out = memoryview(b"".join(lines))
+                wanted = b"".join(name + b": " + line for line in lines)
+                pump([speaker, hearer], lambda c: not c._out and (
+                    c is speaker or len(c._in) >= len(wanted)))
+                return hearer.recv(len(wanted)) == wanted
+        finally:
+            self.room.release()
+
+    def nap(self, chance: random.Random) -> bool:
+        if self.reader:
+            self.reader.nap(chance.uniform(0, 0.5))
+        return True
+
     def service(self, chance: random.Random) -> str:
-        return "echo" if self.single else chance.choice(("echo", "greet"))
+        return chance.choice([service for service in self.services if service != "chat"])
 
     # The play
 
     def kinds(self) -> list[Callable[[random.Random], bool]]:
-        alone = [self.talk, self.talk, self.megabytes, self.late_reader, self.mute, self.reset,
-                 self.nothing, self.byte_by_byte, self.urgent, self.signals, self.pause]
-        if self.single:
-            return alone
-        return alone + [self.greet, self.greet, self.chat, self.chat, self.mute_member,
-                        self.no_descriptors]
+        found = [self.reset, self.nothing, self.signals, self.pause]
+        if self.reader:
+            found += [self.nap]
+        if "echo" in self.services:
+            found += [self.talk, self.talk, self.megabytes, self.late_reader, self.mute,
+                      self.byte_by_byte, self.urgent]
+        if "greet" in self.services:
+            found += [self.greet, self.greet]
+        if not self.single:
+            found += [self.chat, self.chat, self.mute_member, self.paste, self.no_descriptors,
+                      self.crowd, self.events_for_the_dead]
+        return found
 
     def work(self, seed: int) -> None:
         chance = random.Random(f"{self.run.seed} {seed}")
@@ -267,11 +375,24 @@ class Soak:
                 self.wrong.append(f"{kind.__name__}: what came is not what had to come")
         self.done[kind.__name__] = self.done.get(kind.__name__, 0) + 1
 
-    def play(self, seconds: float, narrated: bool) -> list[str]:
+    def start(self) -> Server:
+        how: dict[str, Any] = {"args": ["-q"]} if self.way == "quiet" else {}
+        if self.way == "faults":
+            try:
+                how["env"] = environment(self.variant, FAULTS)
+            except Unavailable:
+                pass                             # then it has to do without
+        if self.way == "sleepy":
+            self.reader = SleepyReader()
+            how["stdout"] = self.reader.theirs
+        server = self.run.start(*self.services, **how)
+        if self.reader:
+            self.reader.read_for(server)
+        return server
+
+    def play(self, seconds: float) -> list[str]:
         """Plays for that time; what was wrong."""
-        self.server: Server = self.run.start(
-            *(("echo",) if self.single else ("echo", "greet", "chat")),
-            args=() if narrated else ("-q",))
+        self.server = self.start()
         # The threads do not read the narration: the server writes it to a file meanwhile.
         self.addresses = {event["service"]: self.server.address(event["service"])
                           for event in self.server.listening()}
@@ -289,6 +410,8 @@ class Soak:
         while time.monotonic() < until and not self.wrong and not self.server.ended():
             time.sleep(0.05)
         self.over.set()
+        if self.reader:
+            self.reader.nap(0)
         for worker in workers:
             worker.join(120)
             if worker.is_alive():
@@ -310,9 +433,36 @@ class Soak:
             return [str(late)]
         if stats["clients"]:
             wrong.append(f"clients are left: {stats.line}")
+        # Of those who broke off, nobody can say what was taken; of all others, all was.
         if stats["bytes_in"] < self.sent or stats["bytes_out"] < self.received:
             wrong.append(f"{self.sent} bytes were sent and {self.received} received: {stats.line}")
-        return wrong + self.run.finish()
+        if not wrong and "echo" in self.services:
+            self.sent = self.received = 0
+            self.do(self.talk, self.run.random)
+            self.do(self.late_reader, self.run.random)
+            after = server.stats()
+            counted = [after[key] - stats[key] for key in ("bytes_in", "bytes_out")]
+            if counted != [self.sent, self.received]:
+                wrong.append(f"{self.sent} and {self.received} bytes were counted as {counted}")
+        return wrong + self.wrong + self.stop_with_clients() + self.run.finish()
+
+    def stop_with_clients(self) -> list[str]:
+        """The stop comes while clients are there; they are told, as far as they understand it."""
+        goodbye = {"echo": b"", "greet": b"goodbye: the server stops\n",
+                   "chat": b"* the server stops\n"}
+        clients = [self.connect(service) for service in self.services for _ in range(3)]
+        for client in clients[:1] if self.single else clients:
+            client.exchange(b"in\n") if client.service == "echo" else client.recv_line()
+        status = self.server.stop().status
+        wrong = [] if status == 0 else [f"stopped with clients: status {status}"]
+        for client in clients[:1] if self.single else clients:
+            heard = client.recv_until_eof()
+            told = heard.endswith(goodbye[client.service]) or self.way == "faults"   # offered once
+            if not told or client.ended != "eof":
+                wrong.append(f"{client.service}, at the stop: {client.ended} after {heard[-99:]!r}")
+        for client in clients:
+            client.close()
+        return wrong
 
 
 def soak(variant: Variant, seconds: float, seed: int, *, say: Callable[[str], None] = print
@@ -321,15 +471,16 @@ def soak(variant: Variant, seconds: float, seed: int, *, say: Callable[[str], No
     until, number = time.monotonic() + seconds, 0
     done: dict[str, int] = {}
     wrong: list[str] = []
+    ways = random.Random(seed).sample(WAYS, len(WAYS))
     while not wrong and (number == 0 or time.monotonic() < until - 0.5):
         # Narrated in short pieces, that every line can be checked; -q in the longer ones.
-        narrated = number % 2 == 0
+        way = ways[number % len(ways)]
         left = until - time.monotonic()
-        play = Soak(variant, seed + number)
+        play = Soak(variant, seed + number, way)
         try:
-            wrong = play.play(max(0.2, min(left, 2 if narrated else 30)), narrated)
+            wrong = play.play(max(0.2, min(left, seconds / 3, 30 if way == "quiet" else 2)))
         except (Late, OSError) as failed:
-            wrong = [f"{type(failed).__name__}: {failed}"]
+            wrong = [f"{way}: {type(failed).__name__}: {failed}"]
         finally:
             play.run.close()
         for kind, times in play.done.items():

@@ -38,12 +38,13 @@ def _preloaded(variant):
     return env
 
 
-def _environment(variant, faults):
+def environment(variant, faults):
+    """What to start that server with; Unavailable where nothing can be preloaded into it."""
     return {**_preloaded(variant), "FAULTS": faults}
 
 
 def _start(run, faults, *services, **how):
-    return run.start(*services, env=_environment(run.variant, faults), **how)
+    return run.start(*services, env=environment(run.variant, faults), **how)
 
 
 @scenario("accept() fails, for once: does the server live on, and who waits get in?")
@@ -202,6 +203,6 @@ def faults_at_the_start(run):
         faults += ["epoll_create1 ENOMEM", "epoll_add ENOMEM"]
     for fault in faults:
         ended = run_program(run.variant, "-e", "0",
-                            env=_environment(run.variant, f"{fault} 1 0 1"))
+                            env=environment(run.variant, f"{fault} 1 0 1"))
         outcomes[fault] = [ended.returncode, ended.stderr.count("\n")]
     return outcomes

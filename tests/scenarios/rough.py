@@ -291,6 +291,8 @@ def busy_room(run):
             client.recv_line()
         fd, gone = server.accepted(mute)["fd"], server.accepted(leaver)["fd"]
         _talk_until(server, speaker, (listener, leaver), fd, fill, size, OUTBOX_LIMIT - 3 * size)
+        if run.variant.stage > 2:                # or it is in the middle of a round yet
+            server.wait_until(lambda: server.state() == "S", "asleep in its wait")
         with standing_still(server):
             mark = server.mark()
             speaker.send(b"".join(much))
