@@ -312,6 +312,10 @@ EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
         "2": {"waits": 0, "empty_calls": at_least(1000), "cpu_seconds_in_a_quarter": ANY,
               "cpu_share": at_least(0.1)},
     },
+    "socket_flags": {
+        "all": {"listener_may_sleep": False, "client_may_sleep": False, "kept_back": False},
+        "1": {"listener_may_sleep": True, "client_may_sleep": True},
+    },
     "message_cost": {
         "all": {"waits": 1.0, "ready": 1.0, "watch": 0.0, "recv": 1.0, "send": 1.0,
                 "would_block": 0.0},
@@ -425,6 +429,8 @@ EXPECTED.update({
     "mute_reader_stop": {"all": {name: {"status": 0, "within_a_second": True,
                                         "something_waited": True, "reasons": ["stop"]}
                                  for name in ("SIGINT", "SIGTERM")}},
+    "sends_on": {"all": {"reason": "quit", "dropped_something": True,
+                         "dropped": at_most(256 * 1024 + 16 * 1024)}},
     "small_windows": {"all": {window: [True, "eof"] for window in (
         "2304 536", "4096 536", "4096 1400", "8192 1400", "65536 1400")}},
     "mute_member": {"all": {

@@ -1,5 +1,8 @@
 """What it costs to wait and to serve, by the servers' own counters, and what they narrate."""
 
+import fcntl
+import os
+import socket
 import time
 
 from scenarios import scenario
@@ -31,6 +34,20 @@ def idle(run):
                        - counted["would_block"],
         "waits": counted["waits"],
     }
+
+
+@scenario("May a call on a socket sleep, and may the end of an answer be kept back (Nagle)?")
+def socket_flags(run):
+    a = run.connect()
+    a.exchange(b"hello\n")
+    listener = run.server.listening()[0]["fd"]
+    result = {}
+    for what, fd in (("listener", listener), ("client", run.server.accepted(a)["fd"])):
+        with run.server.socket_of(fd) as copy:
+            result[f"{what}_may_sleep"] = not fcntl.fcntl(copy, fcntl.F_GETFL) & os.O_NONBLOCK
+            if what == "client":
+                result["kept_back"] = not copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    return result
 
 
 @scenario("Which calls does one message cost, with nobody else there?")
