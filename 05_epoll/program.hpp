@@ -419,8 +419,7 @@ private:
         if (count >= 0) {
             unsaid_.erase(0, static_cast<std::size_t>(count));
         } else if (errno != EINTR && errno != EAGAIN) {
-            deaf_ =
-                true;  // whoever read us has left: no reason to stop serving, but to stop talking
+            deaf_ = true;  // whoever read us has left: stop talking, and serve on
             narrating_ = false;
             std::fprintf(stderr, "%s: stdout: %s: serving on without narration\n", stage.name,
                          errno_name(errno));

@@ -76,13 +76,16 @@ def stop_while_talking(run):
 
 
 def _stop_at_random(run, times, before):
-    """Stops a new server each time; before 20 ms have passed since its start, or since `before`."""
+    """Stops a new server each time: while it starts, or just after `before`."""
     result = {"stopped": 0, "too_early_to_be_caught": 0, "slowest": 0.0, "other": []}
     starting = before.__name__ == "<lambda>"
+    began = time.monotonic()
+    run.start().stop()                               # how long does a start take, here and now?
+    longest = max(0.02, 2 * (time.monotonic() - began))
     for _ in range(times):
         server = run.start(wait=not starting)
         before(server)
-        time.sleep(run.random.uniform(0, 0.02) if starting else run.random.uniform(0, 0.001))
+        time.sleep(run.random.uniform(0, longest if starting else 0.001))
         stopped = server.stop(run.random.choice((signal.SIGINT, signal.SIGTERM)))
         result["slowest"] = max(result["slowest"], round(stopped.seconds, 3))
         if stopped.status == 0 and stopped.stats:
