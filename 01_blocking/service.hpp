@@ -66,7 +66,7 @@ struct Session {
     const char* closing = nullptr;  // why it ends, as soon as the outbox is sent
     bool too_slow = false;          // it ends now: more waits for it than may
     bool spoken_to = false;         // it stands in Services::spoken_to: once is enough
-    bool gone = false;              // about to be closed: nothing more is said to it
+    bool gone = false;  // about to be closed: a thousand who leave at once need not hear of it
 };
 
 /// How many bytes at the front of `text` are one character that a terminal just shows: well-formed
@@ -167,11 +167,12 @@ private:
         spoken_to.push_back(&session);
     }
 
-    // Whoever is answered only is not read while too much waits for it, and so makes nobody wait
-    // but itself. A chat member is made to read by all the others: it has to keep up.
+    // Whoever does not read the answers to its own words is not read itself, and makes nobody else
+    // wait. A chat member is talked to by all the others as well: when they speak, there has to be
+    // room, or it goes.
     void announce(std::string_view text, const Session* speaker = nullptr) {
         for (Session* member : members_) {
-            if (member == speaker || member->gone) continue;  // nor need those hear who leave, too
+            if (member == speaker || member->closing || member->gone) continue;
             if (member->outbox.size() + text.size() > outbox_limit) member->too_slow = true;
             say(*member, member->too_slow ? "" : text);
         }

@@ -31,8 +31,8 @@ inline int probe(Program& program) {
         const sockaddr_in any = loopback(Descriptor(-1));
         return ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&any), sizeof any);
     };
-    const auto settled = [](const Descriptor& fd,
-                            short events) {  // waits until connect() is decided
+    // Waits until connect() is decided.
+    const auto settled = [](const Descriptor& fd, short events) {
         pollfd wait{fd.get(), events, 0};
         return ::poll(&wait, 1, 1000);
     };

@@ -109,6 +109,7 @@ inline const char* errno_name(int error) {
     case ENOBUFS: return "ENOBUFS";
     case ENOENT: return "ENOENT";
     case ENOMEM: return "ENOMEM";
+    case ENOPROTOOPT: return "ENOPROTOOPT";
     case ENOSPC: return "ENOSPC";
     case ENOTCONN: return "ENOTCONN";
     case ENOTSOCK: return "ENOTSOCK";
@@ -160,8 +161,10 @@ public:
 
     /// Reads the command line; a bad word ends the program with one line and status 2.
     Program(int argc, char* argv[], const Stage& described) : stage(described) {
+        open_standard_descriptors();
         catch_signals();
         parse(argc, argv);
+        open_terminal();
         narrating_ = !options.quiet;
     }
 
@@ -244,7 +247,8 @@ public:
             while (::read(signals::pipe[0], bytes, sizeof bytes) > 0) {}
             for (const int fd : {signals::blocking[0], signals::blocking[1]})
                 if (fd >= 0) ::fcntl(fd, F_SETFL, 0);  // blocking again
-        } while (signals::pending);  // one struck meanwhile, and what it did may be undone
+        } while (signals::pending &&
+                 !signals::stop);  // one struck meanwhile, and what it did may be undone
         if (signals::stats) {
             signals::stats = 0;
             stats();
@@ -271,6 +275,12 @@ public:
     }
 
 private:
+    // Started with stdout closed, the first socket would get its number, and the narration.
+    static void open_standard_descriptors() {
+        for (int fd = 0; fd <= 2; ++fd)
+            if (::fcntl(fd, F_GETFD) < 0) ::open("/dev/null", O_RDWR);
+    }
+
     void catch_signals() {
         struct sigaction action {};
         sigfillset(&action.sa_mask);
@@ -279,10 +289,6 @@ private:
         action.sa_handler = SIG_IGN;  // a peer that is gone is told by EPIPE, and ends nobody else
         ::sigaction(SIGPIPE, &action, nullptr);
         ::sigprocmask(SIG_UNBLOCK, &action.sa_mask, nullptr);  // whoever started us may block them
-        // Started with stdout closed, the first socket would get its number, and the narration.
-        for (int fd = 0; fd <= 2; ++fd)
-            if (::fcntl(fd, F_GETFD) < 0) ::open("/dev/null", O_RDWR);
-        open_terminal();
         if (::pipe(signals::pipe) < 0) fail(1, "no pipe: %s", errno_name(errno));
         for (const int fd : signals::pipe) ::fcntl(fd, F_SETFL, O_NONBLOCK);
     }
@@ -378,12 +384,12 @@ private:
     }
 
     // One write() for each line. A reader of stdout who is slow or hangs must not stop the service:
-    // a line that would have to wait more than `patience` milliseconds is dropped, and counted.
+    // a line for which there is no room within `patience` milliseconds is dropped, and counted.
     [[gnu::format(printf, 3, 0)]] void put_line(const char* verb, const char* format,
                                                 va_list values, int patience) {
         if (deaf_) return;
         const double seconds = monotonic() - started_;
-        if (!room(patience) || !put()) {
+        if (!stdout_has_room(patience) || !write_unsaid()) {
             ++lost_;
             return;
         }
@@ -394,26 +400,26 @@ private:
                                    static_cast<unsigned long long>(lost_));
         lost_ = 0;
         length += std::snprintf(line + length, 64, "%8.3f %-7s ", seconds, verb);
-        const auto room_left = sizeof line - static_cast<std::size_t>(length);
-        length += std::vsnprintf(line + length, room_left, format, values);
+        const auto space = sizeof line - static_cast<std::size_t>(length);
+        length += std::vsnprintf(line + length, space, format, values);
         length = std::min(length, static_cast<int>(sizeof line) - 1);
         line[length++] = '\n';
         unsaid_.assign(line, static_cast<std::size_t>(length));
-        if (!put() && !deaf_ && room(patience)) put();
+        if (!write_unsaid() && !deaf_ && stdout_has_room(patience)) write_unsaid();
     }
 
     // Whether stdout takes something within that time. Who waited in vain once does not wait again
     // for a reader who hangs.
-    bool room(int patience) {
+    bool stdout_has_room(int patience) {
         pollfd out{STDOUT_FILENO, POLLOUT, 0};
         const bool found = ::poll(&out, 1, hangs_ ? 0 : patience) > 0;
         hangs_ = !found && (hangs_ || patience > 0);
         return found;
     }
 
-    // Writes what is unsaid: a line, or the rest of one that a terminal took in part. Whether it
-    // took all.
-    bool put() {
+    // Writes a line, or the rest of one that a terminal took in part: that comes with the next
+    // line. Whether all was taken.
+    bool write_unsaid() {
         if (unsaid_.empty()) return true;
         const ssize_t count = ::write(STDOUT_FILENO, unsaid_.data(), unsaid_.size());
         if (count >= 0) {

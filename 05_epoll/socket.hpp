@@ -363,9 +363,9 @@ private:
             program_.narrate("accept", "fd=%d error=%s%s", listener.fd.get(), errno_name(error),
                              slept(before).c_str());
         // Nobody there, a signal, or trouble of that newcomer alone, as accept(2) lists it: the
-        // next round mends it. Anything else is a lack of descriptors or memory, and lasts.
-        constexpr int passing[] = {EINTR,       ECONNABORTED, EPROTO,      ENETDOWN,
-                                   ENETUNREACH, EHOSTUNREACH, ENOPROTOOPT, EOPNOTSUPP};
+        // next round mends it. Anything else may last: descriptors or memory are lacking.
+        constexpr int passing[] = {EINTR,    ECONNABORTED, EPROTO,      ENOPROTOOPT,
+                                   ENETDOWN, ENETUNREACH,  EHOSTUNREACH};
         if (!again && std::find(std::begin(passing), std::end(passing), error) == std::end(passing))
             pause(error);
     }

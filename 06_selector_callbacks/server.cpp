@@ -39,6 +39,7 @@ private:
         else if (before == nothing) selector_.register_fd(fd, now, callback(fd));
         else selector_.modify(fd, now);
     } catch (const std::system_error& refused) {
+        if (before != nothing) selector_.unregister(fd);  // it stands there as it did before
         sockets_.cannot_watch(fd, refused.code().value());
     }
 

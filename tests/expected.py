@@ -263,6 +263,8 @@ EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
     "chat_line_limit": {"all": {"4096": "* here: guest-1\n",
                                 "4097": "* a line is 4096 bytes at the most\n", "ended": "eof",
                                 "reason": "line_too_long"}},
+    "told_no_more": {"all": {"it_waits": True, "rest_is_right": True, "ended": "eof",
+                             "reason": "line_too_long"}},
     "many_commands": {"all": {"any": [True, ""], "small": [True, ""]}},
     "paste": {"all": {"heard_all": 10, "longest_read": at_most(1024)}},
     "chat_longest_line": {"all": {"whole": True, "next": "guest-1: short\n"}},
@@ -561,6 +563,8 @@ EXPECTED.update({
                            "waits_when_it_lasts": between(1, 5), "stops": 0}},
     "refused_watch": {"all": {fault: ["hello\n", "", "eof", fault, "hello\n"]
                               for fault in ("ENOMEM", "ENOSPC")}},
+    "refused_change": {"all": {"reason": "ENOMEM", "inside": "again\n", "next": "hello\n",
+                               "same_number": True}},
     "refused_listener": {"all": {"first": "hello\n", "second": "hello\n", "still_there": True}},
     "urgent_overtaken": {"all": {"back": "hello\n", "narrated": ["!"]}},
     "faults_at_the_start": {

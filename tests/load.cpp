@@ -548,12 +548,16 @@ public:
         own_cpu_ += own;
         if (used_before.cpu >= 0 && used_after.cpu < 0)
             fail(1, "%s: process %d is gone", name(), static_cast<int>(named_.pid));
-        if (used_after.cpu < 0 || slice_messages_ == 0) return;
-        cpu_ += used_after.cpu - used_before.cpu;
+        if (used_after.cpu < 0) return;
+        const Nanoseconds spent = used_after.cpu - used_before.cpu;
+        cpu_ += spent;
         voluntary_ += used_after.voluntary - used_before.voluntary;
         involuntary_ += used_after.involuntary - used_before.involuntary;
-        const auto counted = static_cast<double>(slice_messages_);
-        per_message_.push_back(static_cast<double>(used_after.cpu - used_before.cpu) / counted);
+        // Zero: not measured. No message came through in a slice that was too short, or a machine
+        // that was held up itself charged nothing for it.
+        per_message_.push_back(slice_messages_ == 0 ? 0
+                                                    : static_cast<double>(spent) /
+                                                          static_cast<double>(slice_messages_));
     }
 
     /// Silent ones have nothing to hear, and nobody has ended them.
@@ -569,7 +573,6 @@ public:
         }
     }
 
-    const std::vector<double>& per_message() const { return per_message_; }
     double busy() const {
         return wall_ ? static_cast<double>(own_cpu_) / static_cast<double>(wall_) : 0;
     }
@@ -594,23 +597,27 @@ public:
             "\"counted\": %llu},\n",
             micro(0.5), micro(0.99), micro(0.999), static_cast<double>(latencies_.max()) / 1000,
             static_cast<unsigned long long>(latencies_.count()));
-        if (per_message_.empty()) {
+        std::vector<double> measured;
+        // Slice against slice, as they took turns: what hit both at that time cancels out.
+        std::vector<double> ratios;
+        for (std::size_t i = 0; i < per_message_.size(); ++i) {
+            if (per_message_[i] <= 0) continue;
+            measured.push_back(per_message_[i]);
+            if (i < first.per_message_.size() && first.per_message_[i] > 0)
+                ratios.push_back(per_message_[i] / first.per_message_[i]);
+        }
+        if (measured.empty()) {
             std::printf("     \"cpu_ns_per_message\": null,\n");
         } else {
-            const Spread cost = spread(per_message_);
+            const Spread cost = spread(measured);
             std::printf(
                 "     \"cpu_ns_per_message\": {\"median\": %.1f, \"low\": %.1f, \"high\": %.1f, "
                 "\"mean\": %.1f, "
                 "\n      \"slices\": [",
                 cost.median, cost.low, cost.high, static_cast<double>(cpu_) / count);
-            for (std::size_t i = 0; i < per_message_.size(); ++i)
-                std::printf("%s%.1f", i ? ", " : "", per_message_[i]);
+            for (std::size_t i = 0; i < measured.size(); ++i)
+                std::printf("%s%.1f", i ? ", " : "", measured[i]);
             std::printf("]},\n");
-            // Slice against slice, as they took turns: what hit both at that time cancels out.
-            std::vector<double> ratios;
-            for (std::size_t i = 0; i < std::min(per_message_.size(), first.per_message_.size());
-                 ++i)
-                ratios.push_back(per_message_[i] / first.per_message_[i]);
             const Spread ratio = spread(ratios);
             std::printf(
                 "     \"ratio_to_first\": {\"median\": %.4f, \"low\": %.4f, \"high\": %.4f},\n",
@@ -623,9 +630,8 @@ public:
         std::printf("     \"context_switches\": {\"voluntary\": %s, \"involuntary\": %s},\n",
                     told ? std::to_string(voluntary_).c_str() : "null",
                     told ? std::to_string(involuntary_).c_str() : "null");
-        const bool measured = memory_before_ >= 0 && memory_with_silent_ >= 0;
         char per_silent[32] = "null";
-        if (measured && !silent_.empty())
+        if (memory_before_ >= 0 && memory_with_silent_ >= 0 && !silent_.empty())
             std::snprintf(per_silent, sizeof per_silent, "%.1f",
                           static_cast<double>(memory_with_silent_ - memory_before_) /
                               static_cast<double>(silent_.size()));

@@ -187,7 +187,7 @@ def verbose(run):
     received = [event for event in server.all("recv", fd=fd) if event.get("bytes")]
     return {
         "other_calls": sorted({event["name"] for event in server.all("call")}),
-        "empty_calls": len(server.all("accept", error="EAGAIN")) > 10,
+        "empty_calls": bool(server.all("accept", error="EAGAIN")),
         "watched_for": [event["for"] for event in server.all("watch", fd=fd)],
         "data": [event["data"].decode() for event in received],
         "more": [event.get("more", 0) for event in received],

@@ -171,6 +171,22 @@ def refused_watch(run):
     return result
 
 
+@scenario("epoll_ctl() refuses to watch a client for writing: who has to go, and who comes next?",
+          not_for={"1-4 6-select 6-poll": NO_EPOLL})
+def refused_change(run):
+    server = _start(run, "epoll_mod ENOMEM 1 0 1")
+    a, mute = run.connect(), run.connect(rcvbuf=16384, mss=1400)
+    a.exchange(b"hello\n")
+    fd = server.accepted(mute)["fd"]
+    for _ in range(100):                           # until the kernel does not take its answer
+        mute.send_some(bytes(1 << 20))
+        if run.until(lambda: server.all("close"), 0.02):
+            break
+    b = run.connect()                              # gets the same number
+    return {"reason": server.closed(mute)["reason"], "inside": a.exchange(b"again\n").decode(),
+            "next": b.exchange(b"hello\n").decode(), "same_number": server.accepted(b)["fd"] == fd}
+
+
 @scenario("epoll_ctl() refuses to watch the listeners again after a pause: does it try later?",
           not_for={"1-4 6-select 6-poll": NO_EPOLL})
 def refused_listener(run):

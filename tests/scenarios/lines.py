@@ -127,6 +127,31 @@ def chat_line_limit(run):
             "reason": run.server.closed(a)["reason"]}
 
 
+@scenario("A member's line is too long, and much still waits for it: does it hear what is said then?",
+          services=("chat",), not_for={"1": "the room has one member at a time"})
+def told_no_more(run):
+    server = run.server
+    a, speaker = run.connect(rcvbuf=16384, mss=1400), run.connect()
+    a.recv_lines(2), speaker.recv_line()
+    fd, said = server.accepted(a)["fd"], b""
+
+    def speak(line):
+        speaker.send(line + b"\n/nick\n")
+        speaker.recv_line()                        # it has been passed on
+        return b"guest-2: " + line + b"\n"
+
+    for sent in range(1000, 5001, 1000):
+        while "left" not in server.all("send", fd=fd)[-1].fields and len(said) < 1 << 24:
+            said += speak(b"x" * 4000)
+        a.send(b"x" * 1000)                        # the kernel may take more after that: once again
+        run.until(lambda: sum(event["bytes"] for event in server.all("recv", fd=fd)) == sent)
+    speak(b"not for those who leave")
+    waits = not server.all("close")
+    rest = a.recv_until_eof()
+    return {"it_waits": waits, "ended": a.ended, "reason": server.closed(a)["reason"],
+            "rest_is_right": rest == said + b"* a line is 4096 bytes at the most\n"}
+
+
 @scenario("Eight thousand commands at once from a member who reads: are all answered?",
           services=("chat",))
 def many_commands(run):
