@@ -52,7 +52,7 @@ class SleepyReader:
 
     def read_for(self, server: Server) -> None:
         os.close(self.theirs)
-        into = server._out.fileno()
+        into = os.dup(server._out.fileno())
         threading.Thread(target=self._read, args=(into,), daemon=True).start()
         count = len([word for word in server.arguments if word in ("-e", "-g", "-c")])
         server.wait_until(lambda: len(server.listening()) == count, f"{count} listeners")
@@ -61,6 +61,7 @@ class SleepyReader:
         while data := os.read(self.ours, 1 << 16):
             os.write(into, data)
             self.awake.wait()
+        os.close(into)
         os.close(self.ours)
 
     def nap(self, seconds: float) -> None:
