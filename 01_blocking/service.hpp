@@ -158,6 +158,7 @@ private:
             if (whole) session.inbox.clear();
         }
         if (!said_.empty()) announce(std::exchange(said_, {}), &session);
+        if (session.closing) leave(session);  // who is shown the door is in the room no more
     }
 
     void say(Session& session, std::string_view text) {
@@ -172,7 +173,7 @@ private:
     // room, or it goes.
     void announce(std::string_view text, const Session* speaker = nullptr) {
         for (Session* member : members_) {
-            if (member == speaker || member->closing || member->gone) continue;
+            if (member == speaker || member->gone) continue;
             if (member->outbox.size() + text.size() > outbox_limit) member->too_slow = true;
             say(*member, member->too_slow ? "" : text);
         }

@@ -288,7 +288,10 @@ private:
         for (const int number : {SIGINT, SIGTERM, SIGUSR1}) ::sigaction(number, &action, nullptr);
         action.sa_handler = SIG_IGN;  // a peer that is gone is told by EPIPE, and ends nobody else
         ::sigaction(SIGPIPE, &action, nullptr);
-        ::sigprocmask(SIG_UNBLOCK, &action.sa_mask, nullptr);  // whoever started us may block them
+        sigset_t ours;
+        sigemptyset(&ours);
+        for (const int number : {SIGINT, SIGTERM, SIGUSR1}) sigaddset(&ours, number);
+        ::sigprocmask(SIG_UNBLOCK, &ours, nullptr);  // whoever started us may block them
         if (::pipe(signals::pipe) < 0) fail(1, "no pipe: %s", errno_name(errno));
         for (const int fd : signals::pipe) ::fcntl(fd, F_SETFL, O_NONBLOCK);
     }

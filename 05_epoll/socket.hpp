@@ -245,7 +245,9 @@ public:
         if (count == 1)
             program_.narrate("urgent", "fd=%d data=%s", client.fd.get(),
                              quoted({&byte, 1}).c_str());
-        else if (count < 0 && errno != EINVAL)  // EINVAL: fetched, or overtaken by another
+        else if (count < 0 && errno != EINVAL && errno != ENOTCONN)
+            // EINVAL: fetched, or overtaken by another. ENOTCONN: it is gone, and what came before
+            // is still to be read.
             not_done(client, "recv", errno, 0);
     }
 

@@ -2,6 +2,7 @@
 
 from harness import pump
 from scenarios import scenario
+from scenarios.rough import standing_still
 
 TOO_LONG = b"error: a line is 4096 bytes at the most\n"
 
@@ -146,10 +147,29 @@ def told_no_more(run):
         a.send(b"x" * 1000)                        # the kernel may take more after that: once again
         run.until(lambda: sum(event["bytes"] for event in server.all("recv", fd=fd)) == sent)
     speak(b"not for those who leave")
+    speaker.send(b"/who\n")
+    while not (room := speaker.recv_line()).startswith(b"* here"):
+        pass
     waits = not server.all("close")
     rest = a.recv_until_eof()
-    return {"it_waits": waits, "ended": a.ended, "reason": server.closed(a)["reason"],
+    return {"it_waits": waits, "room": room.decode(), "ended": a.ended, "reason": server.closed(a)["reason"],
             "rest_is_right": rest == said + b"* a line is 4096 bytes at the most\n"}
+
+
+@scenario("A member speaks, sends an urgent byte, and resets: are its last words heard?",
+          services=("chat",), not_for={"1": "the room has one member at a time"})
+def last_words(run):
+    server = run.server
+    a, leaver = run.connect(), run.connect()
+    a.recv_lines(2), leaver.recv_line()
+    with standing_still(server):
+        leaver.send(b"bye\n" * 500)
+        leaver.urgent()
+        leaver.reset()
+    lines = [a.recv_line()]
+    while not lines[-1].endswith(b"leaves\n"):
+        lines.append(a.recv_line())
+    return {"heard": lines.count(b"guest-2: bye\n"), "reason": server.closed(leaver)["reason"]}
 
 
 @scenario("Eight thousand commands at once from a member who reads: are all answered?",
