@@ -79,6 +79,7 @@ struct Client {
     Events watched = nothing;        // what the stage was last told to watch it for
     bool eof = false;                // half-closed: it sends no more, and may still read
     bool held = false;               // not read until its outbox has drained: backpressure
+    const char* ending = "eof";      // why it is closed, once nothing is wanted of it
     const char* finished = nullptr;  // why it is closed at the end of this round
 
     /// For writing only while something waits to be written: an idle socket is always writable, and
@@ -383,6 +384,20 @@ private:
         finish(client, errno_name(error));
     }
 
+    /// Whoever said something in a chat and left draws a reset with the next thing it is told. Its
+    /// words came before that, and are still to be read: recv() says when there are no more.
+    void not_sent(Client& client, int error, double before) {
+        Session& session = client.session;
+        const bool left = error == EPIPE || error == ECONNRESET;
+        if (!left || session.service != Service::chat || session.closing || client.eof)
+            return not_done(client, "send", error, before);
+        program_.narrate("send", "fd=%d error=%s%s", client.fd.get(), errno_name(error),
+                         slept(before).c_str());
+        client.ending = errno_name(error);
+        session.outbox.sent(session.outbox.size());
+        update(client);
+    }
+
     /// Write first, ask later: what was said is sent now. Only what the kernel does not take waits
     /// for writability; who waits for that already need not be tried in vain.
     void answer(Client& client) {
@@ -404,7 +419,7 @@ private:
         const std::size_t taken = error ? 0 : static_cast<std::size_t>(count);
         if (!outbox.empty()) outbox.sent(taken);
         else if (taken < bytes.size()) outbox.append(bytes.substr(taken));
-        if (error) return not_done(client, "send", error, before);
+        if (error) return not_sent(client, error, before);
         counters_.bytes_out += taken;
         if (program_.narrating()) narrate_send(fd, count, outbox.size(), before);
         update(client);
@@ -421,7 +436,7 @@ private:
         if (session.outbox.empty()) client.held = false;
         else if (session.outbox.size() >= outbox_limit) client.held = true;
         const Events wanted = client.wants();
-        if (wanted == nothing) finish(client, session.closing ? session.closing : "eof");
+        if (wanted == nothing) finish(client, session.closing ? session.closing : client.ending);
         else if (wanted != client.watched) change_watch(client, wanted);
     }
 

@@ -266,7 +266,7 @@ EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
     "told_no_more": {"all": {"it_waits": True, "room": "* here: guest-2\n",
                              "rest_is_right": True, "ended": "eof",
                              "reason": "line_too_long"}},
-    "last_words": {"all": {"heard": 500, "reason": "ECONNRESET"}},
+    "last_words": {"all": {"close": [500, 1, 1], "urgent, reset": [500, 1, 1]}},
     "many_commands": {"all": {"any": [True, ""], "small": [True, ""]}},
     "paste": {"all": {"heard_all": 10, "longest_read": at_most(1024)}},
     "chat_longest_line": {"all": {"whole": True, "next": "guest-1: short\n"}},
@@ -448,8 +448,10 @@ EXPECTED.update({
         "all": {"members": 500, "closed": 500,
                 "memory_grown_mib": at_most(8 if SANITIZED else 1)}},
     "busy_room": {
-        "all": {"all_right": True, "dropped": ["slow_reader"] * 5, "rounds_that_it_took": 1},
-        "2": {"rounds_that_it_took": None},      # not narrated
+        "all": {"all_right": True, "dropped": ["slow_reader"] * 5, "rounds_that_it_took": 1,
+                "events_in_the_round_of_the_accept": 0},
+        "2": {"rounds_that_it_took": None,       # not narrated
+              "events_in_the_round_of_the_accept": None},
     },
     "flooder": {
         "all": {"right_answers": 200, "flooded": True, "most_reads_of_one_client_a_round": 1,

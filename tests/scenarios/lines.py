@@ -156,20 +156,31 @@ def told_no_more(run):
             "rest_is_right": rest == said + b"* a line is 4096 bytes at the most\n"}
 
 
-@scenario("A member speaks, sends an urgent byte, and resets: are its last words heard?",
+@scenario("A member speaks and leaves while others talk to it: are its last words heard?",
           services=("chat",), not_for={"1": "the room has one member at a time"})
 def last_words(run):
     server = run.server
-    a, leaver = run.connect(), run.connect()
-    a.recv_lines(2), leaver.recv_line()
-    with standing_still(server):
-        leaver.send(b"bye\n" * 500)
-        leaver.urgent()
-        leaver.reset()
-    lines = [a.recv_line()]
-    while not lines[-1].endswith(b"leaves\n"):
-        lines.append(a.recv_line())
-    return {"heard": lines.count(b"guest-2: bye\n"), "reason": server.closed(leaver)["reason"]}
+    a, b, c = run.connect(), run.connect(), run.connect()
+    server.accepted(c)
+    heard = {}
+    for how in ("close", "urgent, reset"):
+        leaver = run.connect()
+        number = leaver.recv_line().decode().split()[3].rstrip(",")
+        for each in (a, b, c):
+            while not each.recv_line().endswith(f"{number} joins\n".encode()):
+                pass
+        with standing_still(server):
+            a.send(b"hello\n")
+            b.send(b"hello\n")
+            leaver.send(b"bye\n" * 500)
+            leaver.urgent() if how != "close" else None
+            leaver.close() if how == "close" else leaver.reset()
+        lines = []
+        while not lines or not lines[-1].endswith("leaves\n"):
+            lines.append(c.recv_line().decode())
+        heard[how] = [lines.count(f"{number}: bye\n"), lines.count("guest-1: hello\n"),
+                      lines.count("guest-2: hello\n")]
+    return heard
 
 
 @scenario("Eight thousand commands at once from a member who reads: are all answered?",

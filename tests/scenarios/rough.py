@@ -295,19 +295,22 @@ def room_empties(run):
             "memory_grown_mib": round((server.most_rss() - before) / MEBIBYTE, 3)}
 
 
-@scenario("In one round somebody joins the chat, one leaves, one is dropped: who hears what?",
+@scenario("In one round somebody joins the chat and speaks, one leaves, and one is dropped who has "
+          "just spoken: who hears what?",
           services=("chat",), not_for=ALONE)
 def busy_room(run):
     server = run.server
     speaker, listener = run.connect(), run.connect()
     names = {client: _name_in(client.recv_line()) for client in (speaker, listener)}
-    speaker.recv_line()
+    names[speaker] = b"-whose-name-is-long-"
+    speaker.send(b"/nick " + names[speaker] + b"\n")
+    speaker.recv_lines(2), listener.recv_line()
     leaver = run.connect()
     names[leaver] = _name_in(leaver.recv_line())
     for client in (speaker, listener):
         client.recv_line()
     fill, size = b"x" * 1000 + b"\n", len(names[speaker]) + 1003
-    much = [b"x\n"] * 512                        # one read, and too many for the mute one
+    much = [b"x\n"] * 512         # one read, and with that name before each too many for the mute one
     right, rounds, reasons = [], [], []
     # The kernel may take more for the mute one at the last moment; then it has to be tried again.
     for _ in range(20):
@@ -316,26 +319,34 @@ def busy_room(run):
         for client in (speaker, listener, leaver):
             client.recv_line()
         fd, gone = server.accepted(mute)["fd"], server.accepted(leaver)["fd"]
-        _talk_until(server, speaker, (listener, leaver), fd, fill, size, OUTBOX_LIMIT - 3 * size)
+        _talk_until(server, speaker, (listener, leaver), mute, fill, size,
+                    OUTBOX_LIMIT - 3 * size)
         if run.variant.stage > 2:                # or it is in the middle of a round yet
             server.wait_until(lambda: server.state() == "S", "asleep in its wait")
         with standing_still(server):
             mark = server.mark()
             speaker.send(b"".join(much))
             leaver.close()
-            newcomer = run.connect()
+            newcomer = run.connect()             # may get the number of who is dropped: too soon?
+            newcomer.send(b"hello\n")
+            mute.send(b"too late\n")             # it is ready, and may be gone before its turn
         names[newcomer] = _name_in(newcomer.recv_line())
         server.wait_for("close", after=mark, fd=gone)
+        server.wait_for("recv", after=mark, fd=server.accepted(newcomer)["fd"])
         server.stats()                           # in the next round: so that one is over
         dropped = server.all("close", after=mark, fd=fd)
         news = [b"* " + names[leaver] + b" leaves\n", b"* " + names[newcomer] + b" joins\n"]
         news += [b"* " + names[mute] + b" leaves\n"] * len(dropped)
+        late = names[mute] + b": too late\n"     # or not, as the order within the round may be
+        hello = [names[newcomer] + b": hello\n"]
         said = [names[speaker] + b": " + line for line in much]
         present = [names[client] for client in (speaker, listener, mute, newcomer)
                    if client is not mute or not dropped]
-        for client, lines in ((speaker, news), (listener, news + said), (newcomer, news + said)):
+        for client, lines in ((speaker, news + hello), (listener, news + hello + said),
+                              (newcomer, news + said)):
             client.send(b"/who\n")
             *heard, line = _heard_until(client, b"* here: ")
+            heard = [each for each in heard if each != late]
             right.append(set(heard) <= set(lines) if client is newcomer else
                          sorted(heard) == sorted(lines))
             right.append(sorted(line[8:-1].split(b", ")) == sorted(present))
@@ -350,6 +361,7 @@ def busy_room(run):
         if len(rounds) == 5:
             break
     return {"all_right": all(right), "dropped": reasons,
+            "events_in_the_round_of_the_accept": _early(server) if run.variant.stage > 2 else None,
             "rounds_that_it_took": Counter(rounds).most_common(1)[0][0] if rounds else None}
 
 
@@ -367,13 +379,13 @@ def _name_in(hello):
     return words[3].strip(b",") if len(words) > 3 else b""
 
 
-def _talk_until(server, speaker, hearers, fd, line, size, limit):
-    """The speaker talks until some `limit` bytes wait for the mute client with that descriptor.
+def _talk_until(server, speaker, hearers, mute, line, size, limit):
+    """The speaker talks until some `limit` bytes wait for the mute client.
 
     What was said since its last send, which was a short one, waits; that send may be narrated a
     moment after the others have heard the line, so this is right but for a line or two.
     """
-    mark, waiting = server.mark(), 0
+    mark, waiting, alive, fd = server.mark(), 0, False, server.accepted(mute)["fd"]
     for _ in range(16 * MEBIBYTE // size):
         if waiting > limit:
             return
@@ -384,6 +396,9 @@ def _talk_until(server, speaker, hearers, fd, line, size, limit):
         mark = len(server.events)
         if sends:
             waiting = sends[-1].get("left", 0)
+            if waiting and not alive:
+                mute.send(b"\n")      # any sign of life lets the kernel take more: now, not later
+                alive = True
         elif waiting:
             waiting += size
 
