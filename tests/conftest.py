@@ -6,7 +6,6 @@
 """
 
 import os
-import signal
 import random
 import sys
 from pathlib import Path
@@ -15,11 +14,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import harness  # noqa: E402
-
-# A shell starts what it puts into the background with SIGINT ignored, and that is inherited: no
-# server could then be stopped by it before it has a handler of its own.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

@@ -79,6 +79,11 @@ LOOPBACK = "127.0.0.1"
 _SOFT, _HARD = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (_HARD, _HARD))
 
+# A shell starts what it puts into the background with SIGINT ignored, and that is inherited: no
+# server could then be stopped by it before it has a handler of its own.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Late(AssertionError):
     """A deadline has passed."""
