@@ -383,6 +383,7 @@ private:
             "  -q               only start, listen and stats\n"
             "SIGUSR1 prints the counters; SIGINT (Ctrl-C) and SIGTERM stop.\n",
             usage().c_str(), first, first + 1, first + 2);
+        if (std::fflush(stdout) != 0) fail(1, "cannot print the help: %s", errno_name(errno));
         std::exit(0);
     }
 

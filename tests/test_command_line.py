@@ -4,10 +4,11 @@ import errno
 import os
 import re
 import socket
+import subprocess
 
 import pytest
 
-from harness import LOOPBACK, Server, own_host, run_program
+from harness import DEADLINE, LOOPBACK, Server, own_host, run_program
 from narration import parse
 
 # Arguments; what the one line on stderr has to mention.
@@ -81,6 +82,13 @@ def test_help(variant):
     assert str(9001 + 100 * variant.stage) in result.stdout
     assert ("-p" in result.stdout) == (variant.stage == 2)
     assert ("-s" in result.stdout) == (variant.stage == 6)
+
+
+def test_help_that_cannot_be_printed(variant):
+    with open("/dev/full", "w", encoding="ascii") as full:
+        result = subprocess.run([str(variant.program), *variant.arguments, "-h"], stdout=full,
+                                stderr=subprocess.PIPE, text=True, timeout=DEADLINE)
+    _refused(result, 1, "ENOSPC")
 
 
 def test_a_port_that_is_taken(variant):
