@@ -419,9 +419,18 @@ class Soak:
                 self.wrong.append("somebody was not answered for two minutes")
         return self.wrong or self.at_the_end(before, listeners, memory)
 
+    def empty_the_backlogs(self) -> None:
+        """Whoever came before somebody who is answered has been accepted."""
+        for service in self.services:
+            client = self.connect(service)
+            client.send(b"\n")
+            client.recv(1)
+            client.close()
+
     def at_the_end(self, before: set[int], listeners: int, memory: int) -> list[str]:
         server, wrong = self.server, []
         try:
+            self.empty_the_backlogs()
             server.wait_until(lambda: server.sockets() == listeners, "all have left")
             grown = server.rss() - memory
             if grown > 3 * MEBIBYTE and not SANITIZED:
