@@ -15,14 +15,17 @@ SANITIZE  := -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recov
 COMPILE   := $(strip $(CXX) -std=c++20 -O2 -g $(WARNINGS) $(if $(SANITIZED),$(SANITIZE)) \
               $(CPPFLAGS) $(CXXFLAGS) $(LDFLAGS))
 
-# A Python without bytecode files left in the tree; PYTHON is looked for only when it is needed.
+# A Python without bytecode files left in the tree; PYTHON is looked for once, when it is needed.
 export PYTHONDONTWRITEBYTECODE := 1
-PYTHON = $(shell python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null \
-           && echo python3 || echo /usr/bin/python3)
+PYTHON = $(eval PYTHON := $(shell python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' \
+    2>/dev/null && echo python3 || echo /usr/bin/python3))$(PYTHON)
+
+# For a build within a recipe: on all CPUs, unless a -j was given, which it then shares.
+PARALLEL = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 2))
 
 .DELETE_ON_ERROR:
 .SECONDEXPANSION:
-.PHONY: all help run-all test sync clean truth demo compare soak bugs bench calls FORCE
+.PHONY: all help run-all test sync clean truth demo compare soak bugs bench calls programs FORCE
 .DEFAULT_GOAL := all
 FORCE: ;
 
@@ -40,7 +43,8 @@ ifneq ($(shell cat $(BUILD)/compiled-with 2>/dev/null),$(COMPILE))
 $(BUILD)/compiled-with: FORCE
 endif
 $(BUILD)/compiled-with:
-	@mkdir -p $(@D)
+	$(if $(shell mkdir -p $(@D) 2>/dev/null && [ -w $(@D) ] && echo yes),,\
+	    $(error cannot write to $(BUILD): build elsewhere, with BUILD=/tmp/build behind the target))
 	@printf '%s\n' '$(subst ','\'',$(COMPILE))' > $@
 
 help:
@@ -48,31 +52,34 @@ help:
 
 # ---- Run and talk ------------------------------------------------------------------------------
 
+# Between make and a program: Ctrl-C ends both, and make does not call that an error.
+foreground = exec $(PYTHON) -IS tests/foreground.py
+
 # The word N of a list: stage N, and the one before it.
 stage  = $(word $*,$(FOLDERS))
 before = $(word $*,none $(FOLDERS))
 
 ## make run-3        start stage 3 and watch it narrate  (ARGS="-e 7000 -t 0.5", ARGS=-h)
-# `exec`: the server takes the shell's place, and gets Ctrl-C itself.
 $(NUMBERS:%=run-%): run-%: $$(BUILD)/$$(stage) FORCE
-	@exec $< $(ARGS)
+	@$(foreground) $< $(ARGS)
 
 ## make run-all      start all six side by side; Ctrl-C stops them together
 run-all: $(SERVERS)
-	@exec $(PYTHON) tests/run_all.py $(SERVERS) -- $(ARGS)
+	@$(foreground) $(PYTHON) tests/run_all.py $(SERVERS) -- $(ARGS)
 
 ## make client-3     talk to stage 3                     (SERVICE=chat, ARGS="--port 7000")
 SERVICE := echo
 $(NUMBERS:%=client-%): client-%: FORCE
 	$(if $(filter-out echo greet chat,$(SERVICE)),\
 	    $(error there is no service '$(SERVICE)': SERVICE is echo, greet or chat))
-	@exec $(PYTHON) tests/client.py $* $(SERVICE) $(ARGS)
+	@$(foreground) $(PYTHON) tests/client.py $* $(SERVICE) $(ARGS)
 
 # ---- Read --------------------------------------------------------------------------------------
 
 ## make diff-3       what changed from stage 2 to stage 3
+# 141 is the end by SIGPIPE: `make diff-3 | head` has seen enough, and that is no error.
 $(patsubst %,diff-%,$(filter-out 1,$(NUMBERS))): diff-%: FORCE
-	@sh tests/diff.sh $(before) $(stage)
+	@sh tests/diff.sh $(before) $(stage) || [ $$? = 141 ]
 
 ## make sync         copy stage 1's service, socket and program.hpp over the other stages'
 sync:
@@ -83,7 +90,7 @@ sync:
 ## make truth        what select, poll and epoll say of a descriptor, state by state
 ##                   (ARGS="full refused": these rows, ARGS=--json: for programs)
 truth: $(BUILD)/truth
-	@exec $< $(ARGS)
+	@$(foreground) $< $(ARGS)
 
 $(BUILD)/truth: tests/truth.cpp $(BUILD)/compiled-with
 	$(COMPILE) -MMD -MP -MF $@.d -MT $@ -o $@ $<
@@ -92,36 +99,42 @@ $(BUILD)/truth: tests/truth.cpp $(BUILD)/compiled-with
 
 ## make demo         the tour: one story live through all six stages, in plain words
 demo: $(SERVERS)
-	@SAN='$(SAN)' exec $(PYTHON) tests/demo.py $(ARGS)
+	@SAN='$(SAN)' $(foreground) $(PYTHON) tests/demo.py $(ARGS)
 
 ## make compare      every question to every stage: a matrix here, pictures in build/compare.html
 ##                   (STAGES="1 3" SCENARIO=second_client: one story side by side; FORMAT=json)
 compare: $(SERVERS)
-	@SAN='$(SAN)' exec $(PYTHON) tests/compare.py --stages '$(STAGES)' --scenario '$(SCENARIO)' \
-	    --format '$(or $(FORMAT),text)' $(ARGS)
+	@SAN='$(SAN)' $(foreground) $(PYTHON) tests/compare.py --stages '$(STAGES)' \
+	    --scenario '$(SCENARIO)' --format '$(or $(FORMAT),text)' $(ARGS)
 
 # ---- Test --------------------------------------------------------------------------------------
 
 ## make test         the same scenarios against every stage (ARGS="-k greet", STAGE=4, SAN=1)
 ##                   or against your own program:         make test STAGE=4 SERVER=./mine
-test: $(if $(SERVER),,$(SERVERS) $(BUILD)/truth $(BUILD)/load $(BUILD)/floor $(BUILD)/calls)
+# A pytest is looked for before anything is compiled: that takes a minute, and would be too early.
+test:
+	@sh tests/pytest.sh --find
+	$(if $(SERVER),,@$(MAKE) --no-print-directory $(PARALLEL) programs)
 	@SAN='$(SAN)' STAGE='$(STAGE)' SERVER='$(SERVER)' sh tests/pytest.sh $(ARGS)
+
+programs: $(SERVERS) $(BUILD)/truth $(BUILD)/load $(BUILD)/floor $(BUILD)/calls
+	@:
 
 ## make soak         all kinds of clients at once, at random, for ten minutes
 ##                   (SECONDS=60, STAGE=5, SEED=4711, SAN=1)
 soak: $(if $(SERVER),,$(SERVERS))
-	@SAN='$(SAN)' exec $(PYTHON) tests/soak.py --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0) \
-	    --stage '$(STAGE)' --server '$(SERVER)'
+	@SAN='$(SAN)' $(foreground) $(PYTHON) tests/soak.py --seconds $(or $(SECONDS),600) \
+	    --seed $(or $(SEED),0) --stage '$(STAGE)' --server '$(SERVER)'
 
 ## make bugs         known mistakes, each put into a stage: which scenarios catch them?
 ##                   (ARGS="short_send sigpipe"; QUICK=1: plays only those that must; LIST=1)
 bugs:
-	@exec $(PYTHON) tests/bugs.py $(if $(LIST),--list) $(if $(QUICK),--quick) $(ARGS)
+	@$(foreground) $(PYTHON) tests/bugs.py $(if $(LIST),--list) $(if $(QUICK),--quick) $(ARGS)
 
 ## make bug-sigpipe  play with a broken server           (ARGS="-e 7000")
 BUGS := $(sort $(basename $(notdir $(wildcard tests/bugs/*.patch tests/variants/*.patch))))
 $(BUGS:%=bug-%): bug-%: FORCE
-	@exec $(PYTHON) tests/bugs.py --run $* -- $(ARGS)
+	@$(foreground) $(PYTHON) tests/bugs.py --run $* -- $(ARGS)
 
 # ---- Measure -----------------------------------------------------------------------------------
 
@@ -131,11 +144,11 @@ MEASURING := $(BUILD)/load $(BUILD)/floor
 $(MEASURING) $(BUILD)/calls: $(BUILD)/%: tests/%.cpp $(BUILD)/compiled-with
 	$(COMPILE) -o $@ $<
 bench: $(SERVERS) $(MEASURING)
-	@exec $(PYTHON) tests/bench.py $(if $(QUICK),--quick) $(ARGS)
+	@$(foreground) $(PYTHON) tests/bench.py $(if $(QUICK),--quick) $(ARGS)
 
 ## make calls        what one system call takes, each timed alone (ARGS="-t 1": longer)
 calls: $(BUILD)/calls
-	@exec $< $(ARGS)
+	@$(foreground) $< $(ARGS)
 
 ## make clean        remove build/, the only folder that is ever written to
 clean:

@@ -245,7 +245,7 @@ public:
         const ssize_t count = ::recv(client.fd.get(), &byte, 1, MSG_OOB);
         if (count == 1)
             program_.narrate("urgent", "fd=%d data=%s", client.fd.get(),
-                             quoted({&byte, 1}).c_str());
+                             in_quotes({&byte, 1}).c_str());
         else if (count < 0 && errno != EINVAL && errno != ENOTCONN)
             // EINVAL: fetched, or overtaken by another. ENOTCONN: it is gone, and what came before
             // is still to be read.
@@ -304,7 +304,7 @@ private:
         hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;  // asks no name server
         const int unknown = ::getaddrinfo(address, number.c_str(), &hints, &found);
         if (unknown)
-            program_.fail(1, "cannot listen on %s: %s", quoted(address).c_str(),
+            program_.fail(1, "cannot listen on %s: %s", in_quotes(address).c_str(),
                           ::gai_strerror(unknown));
         const auto refused = [&] {
             program_.fail(1, "cannot listen on %s port %d: %s", address, port.number,
@@ -502,7 +502,7 @@ private:
     }
 
     [[gnu::cold]] void narrate_recv(int fd, std::string_view bytes, double before) {
-        const std::string data = bytes.empty() ? "" : " data=" + quoted(bytes);
+        const std::string data = bytes.empty() ? "" : " data=" + in_quotes(bytes);
         program_.narrate("recv", "fd=%d bytes=%zu%s%s", fd, bytes.size(), data.c_str(),
                          slept(before).c_str());
     }

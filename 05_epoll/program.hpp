@@ -122,7 +122,7 @@ inline const char* errno_name(int error) {
 }
 
 /// `bytes` in quotes, on one line, harmless to a terminal; after the first 40, `+` how many more.
-inline std::string quoted(std::string_view bytes) {
+inline std::string in_quotes(std::string_view bytes) {
     constexpr std::size_t most = 40;
     constexpr char hex[] = "0123456789abcdef";
     std::string text = "\"";
@@ -310,7 +310,9 @@ private:
     void parse(int argc, char* argv[]) {
         const std::string known = std::string("+:a:e:g:c:t:vqh") + stage.options;
         opterr = 0;  // the one line is ours
-        for (int option; (option = ::getopt(argc, argv, known.c_str())) != -1;) switch (option) {
+        for (int word = 1, option; (option = ::getopt(argc, argv, known.c_str())) != -1;
+             word = optind)
+            switch (option) {
             case 'a': options.address = address(); break;
             case 'e': options.ports.push_back({Service::echo, port(option)}); break;
             case 'g': options.ports.push_back({Service::greet, port(option)}); break;
@@ -322,10 +324,10 @@ private:
             case 's': options.selector = optarg; break;
             case 'h': help();
             case ':': fail(2, "-%c wants a value; %s", optopt, usage().c_str());
-            default: fail(2, "unknown option %s; %s", option_text().c_str(), usage().c_str());
+            default: fail(2, "unknown option %s; %s", unknown(argv[word]).c_str(), usage().c_str());
             }
         if (optind < argc)
-            fail(2, "unknown word %s; %s", quoted(argv[optind]).c_str(), usage().c_str());
+            fail(2, "unknown word %s; %s", in_quotes(argv[optind]).c_str(), usage().c_str());
         if (options.verbose && options.quiet) fail(2, "either -v or -q, not both");
         if (options.ports.empty())
             for (const Service service : {Service::echo, Service::greet, Service::chat})
@@ -333,15 +335,18 @@ private:
                     {service, 9001 + 100 * stage.number + static_cast<int>(service)});
     }
 
-    // What getopt() did not know, fit for the screen.
-    static std::string option_text() { return quoted(std::string{'-', static_cast<char>(optopt)}); }
+    // What getopt() did not know. Of --foo it says no more than that '-' is no option.
+    static std::string unknown(std::string_view word) {
+        const std::string option{'-', static_cast<char>(optopt)};
+        return in_quotes(word.starts_with("--") ? word : option);
+    }
 
     double number(int option, double least, double most) const {
         char* end = optarg;
         const double value = std::strtod(optarg, &end);
         // Written so that what is no number (nan) fails, too.
         if (end == optarg || *end != '\0' || !(value >= least && value <= most))
-            fail(2, "-%c %s: a number from %g to %g is wanted", option, quoted(optarg).c_str(),
+            fail(2, "-%c %s: a number from %g to %g is wanted", option, in_quotes(optarg).c_str(),
                  least, most);
         return value;
     }
@@ -354,14 +359,14 @@ private:
         if (::inet_pton(AF_INET, optarg, &parsed) != 1 &&
             ::inet_pton(AF_INET6, plain.c_str(), &parsed) != 1)
             fail(2, "-a %s: an IPv4 or IPv6 address is wanted, such as 127.0.0.1 or ::1",
-                 quoted(given).c_str());
+                 in_quotes(given).c_str());
         return optarg;
     }
 
     int port(int option) const {
         const double value = number(option, 0, 65535);
         if (std::string_view(optarg).find_first_not_of("0123456789") != std::string_view::npos)
-            fail(2, "-%c %s: a port is a whole number", option, quoted(optarg).c_str());
+            fail(2, "-%c %s: a port is a whole number", option, in_quotes(optarg).c_str());
         return static_cast<int>(value);
     }
 

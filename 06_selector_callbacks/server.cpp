@@ -85,7 +85,7 @@ std::unique_ptr<selectors::Selector> make_selector(const Program& program) try {
 #else
     const char* known = "select or poll";
 #endif
-    program.fail(2, "-s %s: %s is wanted", quoted(name).c_str(), known);
+    program.fail(2, "-s %s: %s is wanted", in_quotes(name).c_str(), known);
 } catch (const std::system_error& refused) {
     program.fail(1, "%s", refused.what());
 }

@@ -942,7 +942,7 @@ def main() -> int:
     parser.add_argument("--again", action="store_true",
                         help="measure nothing: show build/bench.json once more, write the page")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
-    parser.add_argument("--out", type=Path, default=harness.ROOT / "build", metavar="DIR",
+    parser.add_argument("--out", type=Path, default=BUILD, metavar="DIR",
                         help="where bench.json and bench.html go (build)")
     options = parser.parse_args()
     try:

@@ -43,7 +43,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-BUILD = ROOT / "build" / "bugs"
+BUILD = ROOT / (os.environ.get("BUILD") or "build") / "bugs"
 FIELDS = ("Found in", "You see", "Try", "Caught by")
 SOURCE = re.compile(r"^--- a/(\w+)/(\S+)$", re.M)
 
@@ -347,8 +347,8 @@ def show_list() -> int:
 def run(name: str, arguments: list[str]) -> int:
     bug = read_bug(path_of(name))
     program = built(bug)
-    print(bug.header() + f"\nThe patch: {bug.path.relative_to(ROOT)}, in "
-          f"{(BUILD / bug.name / bug.folder).relative_to(ROOT)}/\n", flush=True)
+    print(bug.header() + f"\nThe patch: {os.path.relpath(bug.path)}, in "
+          f"{os.path.relpath(BUILD / bug.name / bug.folder)}/\n", flush=True)
     os.execv(program, [str(program), *arguments])
 
 

@@ -30,6 +30,7 @@ In short:
     server.pause(); server.go_on()                # SIGSTOP; SIGCONT
     server.stop()                                 # -> Stopped(status, stats, seconds)
     server.cpu(), server.rss(), server.descriptors()
+    server.idle(0.2)                              # does it sleep while nobody asks anything?
 
 Nothing here asserts what a server does, save that play() checks after every scenario what
 holds for all of them: exit status 0, a last stats line without clients, a narration that
@@ -126,6 +127,10 @@ SELECTORS = ("select", "poll", "epoll")
 
 def variants(which: str = "", server: str = "") -> list[Variant]:
     """All eight, or those that `which` names; `server` is a program to run in their stead."""
+    if server and not (os.path.isfile(server) and os.access(server, os.X_OK)):
+        what = ("a folder" if os.path.isdir(server) else
+                "not executable" if os.path.exists(server) else "no such file")
+        raise ValueError(f"SERVER={server}: {what}; a program that can be run is wanted")
     found = []
     for stage, folder in enumerate(FOLDERS, 1):
         program = Path(server).resolve() if server else BUILD / folder
@@ -400,6 +405,27 @@ class Server:
         except OSError:
             words = (Path("/proc") / str(self.pid) / "stat").read_text().rpartition(")")[2].split()
             return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    def idle(self, seconds: float) -> dict[str, Any]:
+        """What it does while nobody asks anything of it: a window to look through.
+
+        "asleep": it used no CPU at all. That is exact on a busy machine, too: a server that sleeps
+        is not woken, so there is nothing to run. "cpu_share" is told, and judges nothing: a server
+        that never sleeps gets as much of a CPU as the others leave it.
+        """
+        def settled() -> bool:             # what it was asked last is done
+            used = self.cpu()
+            time.sleep(0.005)
+            return self.state() == "S" and self.cpu() == used
+
+        until = time.monotonic() + (0 if self.variant.stage == 2 else 5)
+        while not settled() and time.monotonic() < until:
+            pass
+        used, began = self.cpu(), time.monotonic()
+        time.sleep(seconds)
+        used, passed = self.cpu() - used, time.monotonic() - began
+        return {"asleep": used == 0, "cpu_share": round(used / passed, 3),
+                "seconds": round(passed, 3)}
 
     def rss(self) -> int:
         """Bytes of memory that it holds."""

@@ -388,6 +388,11 @@ private:
 
 // ---- The bytes ---------------------------------------------------------------------------------
 
+/// Where byte `place` of a stream lies in a text of `length` bytes that is repeated without end.
+std::size_t within(std::uint64_t place, std::size_t length) {
+    return static_cast<std::size_t>(place % length);
+}
+
 /// What is sent is a stretch of one long sequence, over and over, and each connection begins at
 /// another place of it: a byte that is lost, doubled, changed or somebody else's shows.
 class Sequence {
@@ -399,7 +404,7 @@ public:
             bytes_[i] = i < period ? static_cast<char>(random() >> 8) : bytes_[i - period];
     }
 
-    const char* at(std::uint64_t place) const { return bytes_.data() + place % period; }
+    const char* at(std::uint64_t place) const { return bytes_.data() + within(place, period); }
     std::size_t longest() const { return bytes_.size() - period; }
 
 private:
@@ -721,7 +726,7 @@ private:
                 return under_way_ ? 100 * millisecond : std::max<Nanoseconds>(end_ - now(), 1);
             const Nanoseconds left = due - now();
             if (left > 0) return left;
-            const std::size_t index = due_++ % connections_.size();
+            const std::size_t index = within(due_++, connections_.size());
             if (under_way_ == 0) last_answer_ = now();  // patience begins with the first that waits
             add_message(index, due);
             send_some(index);
@@ -734,12 +739,11 @@ private:
             const auto length = static_cast<std::size_t>(
                 std::min<std::uint64_t>(connection.to_send - connection.sent, sequence_.longest()));
             const char* bytes = options_.mode == Mode::chat
-                                    ? line_.data() + connection.sent % options_.bytes
+                                    ? line_.data() + within(connection.sent, options_.bytes)
                                     : sequence_.at(connection.begin + connection.sent);
             const std::size_t most =
                 options_.mode == Mode::chat
-                    ? std::min<std::size_t>(length,
-                                            options_.bytes - connection.sent % options_.bytes)
+                    ? std::min(length, options_.bytes - within(connection.sent, options_.bytes))
                     : length;
             const ssize_t count = ::send(connection.fd, bytes, most, MSG_NOSIGNAL);
             if (count < 0) {
@@ -940,11 +944,11 @@ private:
                  static_cast<int>(std::min<std::size_t>(count, 60)), buffer_.data());
         const std::size_t length = heard_line_.size();
         for (std::size_t i = 0; i < count; ++i)
-            if (buffer_[i] != heard_line_[(member.received + i) % length])
+            if (buffer_[i] != heard_line_[within(member.received + i, length)])
                 fail(1, "%s: member %zu: byte %llu is 0x%02x, not 0x%02x", name(), index,
                      static_cast<unsigned long long>(member.received + i),
                      static_cast<unsigned char>(buffer_[i]),
-                     static_cast<unsigned char>(heard_line_[(member.received + i) % length]));
+                     static_cast<unsigned char>(heard_line_[within(member.received + i, length)]));
         const std::uint64_t before = member.received / length;
         member.received += count;
         const Nanoseconds at = now();

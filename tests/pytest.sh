@@ -1,64 +1,88 @@
 #!/bin/sh
 # Finds a pytest, and runs it: sh tests/pytest.sh -k greet
-# The environment's python3, the system's, a virtual environment under build/, Debian's package.
+# Sought in this order: the environment's python3, the system's, a virtual environment in build/.
+# Without one: Debian's package, if it can be installed without asking; else that environment.
+#     sh tests/pytest.sh --find     no more than that: `make test` asks before it compiles
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
 export PYTHONDONTWRITEBYTECODE=1
-venv=build/venv
+build=${BUILD:-build}
+venv=$build/venv
+
+say() { printf 'make test: %s\n' "$*" >&2; }
 
 fits() { "$1" -c 'import sys, pytest; sys.exit(sys.version_info < (3, 9))' >/dev/null 2>&1; }
 
 find_pytest() {
-    for python in python3 /usr/bin/python3 $venv/bin/python; do
-        fits $python && return
+    for python in python3 /usr/bin/python3 "$venv/bin/python"; do
+        fits "$python" && return
     done
     return 1
+}
+
+# Says what it is about to do, and does it as root: as we are, or with a sudo that does not ask.
+install_package() {
+    command -v apt-get >/dev/null || return 1
+    if [ "$(id -u)" = 0 ]; then root=; else sudo -n true 2>/dev/null && root='sudo -n' || return 1; fi
+    say "there is no pytest here: installing Debian's package (${root:+sudo }apt-get install" \
+        "python3-pytest)"
+    get="$root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=60"
+    $get install python3-pytest >/dev/null 2>&1 && return
+    $get update >/dev/null 2>&1 && $get install python3-pytest >/dev/null 2>&1
 }
 
 # No index, no network: give up at once rather than try again for minutes.
 make_venv() {
     for python in python3 /usr/bin/python3; do
-        rm -rf $venv
-        $python -m venv $venv >/dev/null 2>&1 || continue
-        $venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+        "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 9))' \
+            2>/dev/null || continue
+        say "there is no pytest here: making a virtual environment for it ($venv)"
+        rm -rf "$venv"
+        "$python" -m venv "$venv" >/dev/null 2>&1 || continue
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
             --retries 0 --timeout 10 pytest >/dev/null 2>&1 && return
     done
-    rm -rf $venv
+    rm -rf "$venv"
     return 1
 }
 
-install_package() {
-    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get install -qq -y python3-pytest >/dev/null 2>&1 && return
-    apt-get update -qq >/dev/null 2>&1 && apt-get install -qq -y python3-pytest >/dev/null 2>&1
+# Advice that works where it is given: a package manager first, as pip and venv are often missing.
+advice() {
+    if command -v apt-get >/dev/null; then
+        echo "sudo apt-get update && sudo apt-get install python3-pytest"
+    elif command -v dnf >/dev/null; then
+        echo "sudo dnf install python3-pytest"
+    elif command -v pacman >/dev/null; then
+        echo "sudo pacman -S python-pytest"
+    else
+        echo "the package that your system has for it (python3-pytest, python-pytest, py3-pytest)"
+    fi
 }
 
 if ! find_pytest; then
-    echo "there is no pytest yet: trying to get one" >&2
-    { make_venv || install_package; } </dev/null
+    { install_package || make_venv; } </dev/null
     if ! find_pytest; then
-        echo "the tests need pytest: install it (apt-get install python3-pytest, or pip install" \
-             "pytest) for a Python of 3.9 or later" >&2
+        say "pytest is missing, for a Python of 3.9 or later; to install it: $(advice)"
         exit 1
     fi
 fi
+[ "${1-}" = --find ] && exit
 
 # All there is, in parts at the same time: most of it is waiting. The matrix goes to the background,
 # and is shown when the rest is done.
 if [ $# = 0 ] && [ -z "${STAGE:-}${SERVER:-}" ]; then
-    mkdir -p build/tests
+    mkdir -p "$build/tests"
     parts=
     for stages in 1-3 4-5 6; do
-        $python -m pytest tests/test_matrix.py --stage=$stages >build/tests/stages-$stages.txt 2>&1 &
+        "$python" -m pytest tests/test_matrix.py --stage=$stages >"$build/tests/stages-$stages.txt" 2>&1 &
         parts="$parts $!"
     done
     trap 'kill $parts 2>/dev/null; exit 130' INT TERM
-    $python -m pytest tests --ignore=tests/test_matrix.py
+    "$python" -m pytest tests --ignore=tests/test_matrix.py
     status=$?
     for part in $parts; do wait "$part" || status=$?; done
-    cat build/tests/stages-*.txt
+    cat "$build"/tests/stages-*.txt
     exit $status
 fi
 
@@ -67,4 +91,4 @@ tests=tests
 for word; do
     [ -e "${word%%::*}" ] && tests=
 done
-exec $python -m pytest $tests "$@"
+exec "$python" -m pytest $tests "$@"

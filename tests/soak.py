@@ -513,10 +513,12 @@ def main(words: Optional[list[str]] = None) -> int:
     try:
         chosen = variants(options.stage, options.server)
     except ValueError as wrong:
-        parser.error(str(wrong))
+        print(f"soak: {wrong}", file=sys.stderr)
+        return 2
     missing = [variant for variant in chosen if not variant.program.exists()]
     if missing:
-        parser.error(f"{missing[0].program} is not there: run make first")
+        print(f"soak: {missing[0].program} is not there: run make first", file=sys.stderr)
+        return 2
     seed = options.seed or random.SystemRandom().randrange(1, 10 ** 9)
     print(f"seed: {seed}, {options.seconds:g} seconds, {len(chosen)} servers"
           + (", sanitized" if SANITIZED else ""), flush=True)

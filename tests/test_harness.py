@@ -156,6 +156,14 @@ def test_what_a_stage_expects_goes_before_what_all_expect():
         variants("7")
 
 
+def test_what_is_no_program_is_refused_in_one_line(tmp_path):
+    (tmp_path / "text").write_text("")
+    for path, why in ((tmp_path, "a folder"), (tmp_path / "text", "not executable"),
+                      (tmp_path / "none", "no such file")):
+        with pytest.raises(ValueError, match=f"^SERVER={path}: {why}; .*wanted$"):
+            variants("4", str(path))
+
+
 def test_every_word_of_the_table_names_a_variant():
     for row in EXPECTED.values():
         for which in row:

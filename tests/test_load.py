@@ -25,8 +25,8 @@ LOAD = BUILD / "load"
 @pytest.fixture(scope="module", autouse=True)
 def built():
     if not (LOAD.exists() and (BUILD / "floor").exists()):
-        subprocess.run(["make", f"{LOAD.relative_to(ROOT)}",
-                        f"{(BUILD / 'floor').relative_to(ROOT)}"], cwd=ROOT, check=True)
+        subprocess.run(["make", f"BUILD={BUILD}", str(LOAD), str(BUILD / "floor")], cwd=ROOT,
+                       check=True)
 
 
 def load(*words: object, wrong: bool = False):
@@ -169,7 +169,7 @@ def test_a_stall_is_not_flattered():
     with Echo(stalls) as echo:
         [found] = load("-t", 0.3, "-w", 0, echo.port)["targets"]
     assert found["latency_us"]["max"] >= 195_000
-    assert found["latency_us"]["p50"] < 30_000
+    assert found["latency_us"]["p50"] < found["latency_us"]["max"] / 4   # one of them had to wait
 
 
 # --- what it cost ---------------------------------------------------------------------------

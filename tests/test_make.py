@@ -37,12 +37,14 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
+# As from a shell, not as from the make that runs these tests.
+ENV = {name: value for name, value in os.environ.items()
+       if name not in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "SAN", "STAGE",
+                       "SERVER", "SERVICE", "ARGS", "CXX", "CXXFLAGS", "BUILD")}
+
+
 def make(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # As from a shell, not as from the make that runs these tests.
-    env = {name: value for name, value in os.environ.items()
-           if name not in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "SAN", "STAGE",
-                           "SERVER", "SERVICE", "ARGS", "CXX", "CXXFLAGS", "BUILD")}
-    return subprocess.run(["make", *arguments], cwd=tree, env=env, text=True, timeout=2 * DEADLINE,
+    return subprocess.run(["make", *arguments], cwd=tree, env=ENV, text=True, timeout=2 * DEADLINE,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT)
 
@@ -110,6 +112,33 @@ def test_diff_shows_the_server_and_names_the_rest(tree):
     assert "new in 03_select: selector.hpp (2 lines)" in done.stdout
     assert done.stdout.endswith("the same in both: program.hpp service.hpp socket.hpp\n")
     assert "\033" not in done.stdout
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_diff_whose_reader_leaves_is_no_error(tree, ignored):
+    """`make diff-3 | head`, also from where SIGPIPE is ignored."""
+    (tree / "03_select" / "server.cpp").write_text("// long\n" * 100_000)
+    with subprocess.Popen(["make", "diff-3"], cwd=tree, env=ENV, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, restore_signals=not ignored) as process:
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(DEADLINE) == 0
+
+
+def test_a_tree_that_cannot_be_written_to(tree):
+    (tree / "build").write_text("not a folder, so nothing can be put into it")
+    done = make(tree)
+    assert done.returncode == 2 and len(done.stdout.splitlines()) == 1
+    assert "cannot write to build" in done.stdout and "BUILD=" in done.stdout
+    assert compiled(make(tree, "-j4", f"BUILD={tree}/elsewhere")) == list(FOLDERS)
+
+
+def test_a_pytest_is_looked_for_before_anything_is_compiled(tree):
+    (tree / "tests" / "pytest.sh").write_text("echo pytest.sh $*\nexit 3\n")
+    done = make(tree, "test")
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[0] == "pytest.sh --find" and "server.cpp" not in done.stdout
 
 
 def test_clean_leaves_what_git_has(tree):

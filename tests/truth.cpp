@@ -409,7 +409,7 @@ void print_table(const std::vector<Told>& table, const char* kernel) {
     }
 }
 
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
     std::string json = "\"";
     for (const char letter : text) {
         char code[8];
@@ -424,12 +424,12 @@ std::string quoted(std::string_view text) {
 std::string object(const std::vector<std::pair<const char*, std::string>>& members) {
     std::string json;
     for (const auto& [name, value] : members)
-        json += (json.empty() ? "{" : ", ") + quoted(name) + ": " + quoted(value);
+        json += (json.empty() ? "{" : ", ") + in_quotes(name) + ": " + in_quotes(value);
     return json + "}";
 }
 
 void print_json(const std::vector<Told>& table, const char* kernel) {
-    std::printf("{\"kernel\": %s, \"states\": [", quoted(kernel).c_str());
+    std::printf("{\"kernel\": %s, \"states\": [", in_quotes(kernel).c_str());
     const char* between = "\n";
     for (const auto& [state, row] : table) {
         const std::string json = object({{"state", state->name},
@@ -456,7 +456,8 @@ void print_json(const std::vector<Told>& table, const char* kernel) {
 }
 
 [[noreturn]] void unknown(std::string_view word) {
-    std::string line = "truth: unknown word " + quoted(word) + "; there are --json and the states";
+    std::string line =
+        "truth: unknown word " + in_quotes(word) + "; there are --json and the states";
     for (const State& state : states) line += std::string(" ") + state.name;
     std::fprintf(stderr, "%s\n", line.c_str());
     std::exit(2);

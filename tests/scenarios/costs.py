@@ -20,15 +20,12 @@ def idle(run):
     served = run.answers(crowd)
     server = run.server
     run.say("Nobody says anything.")
-    before, cpu, began = server.stats(), server.cpu(), time.monotonic()
-    time.sleep(0.25)                               # a window to look through
-    used, seconds = server.cpu() - cpu, time.monotonic() - began
+    before = server.stats()
+    seen = server.idle(0.25)
     counted = _difference(server.stats(), before)
     return {
         "served": served,
-        "seconds": round(seconds, 3),
-        "cpu_seconds_in_a_quarter": round(used * 0.25 / seconds, 4),
-        "cpu_share": round(used / seconds, 3),
+        **seen,
         "empty_calls": counted["would_block"],
         "other_calls": counted["accept"] + counted["recv"] + counted["send"]
                        - counted["would_block"],

@@ -1,6 +1,7 @@
 """The system's calls fail, as they do once in a blue moon: injected by shim.cpp, preloaded."""
 
 import os
+import shlex
 import subprocess
 import sys
 from functools import lru_cache
@@ -20,14 +21,18 @@ def _preloaded(variant):
     env = {"LD_PRELOAD": str(shim), "FAULTS": ""}
     if SANITIZED:
         env["ASAN_OPTIONS"] = "detect_stack_use_after_return=1:verify_asan_link_order=0"
-    if not shim.exists() or shim.stat().st_mtime < SOURCE.stat().st_mtime:
+    flags = BUILD / "compiled-with"        # the servers' flags: -m32 is for the shim, too
+    newest = max(path.stat().st_mtime for path in (SOURCE, flags) if path.exists())
+    if not shim.exists() or shim.stat().st_mtime < newest:
         if not sys.platform.startswith("linux"):
             raise Unavailable("calls are intercepted on Linux only")
         shim.parent.mkdir(parents=True, exist_ok=True)
         new = shim.with_suffix(f".{os.getpid()}")
-        compiler = (os.environ.get("CXX") or "c++").split()
-        built = subprocess.run([*compiler, "-std=c++20", "-O1", "-shared", "-fPIC", "-o", str(new),
-                                str(SOURCE), "-ldl"], capture_output=True, text=True)
+        options = shlex.split(" ".join(os.environ.get(name, "") for name in (
+            "CPPFLAGS", "CXXFLAGS", "LDFLAGS")))
+        built = subprocess.run([*shlex.split(os.environ.get("CXX") or "c++"), "-std=c++20", "-O1",
+                                *options, "-shared", "-fPIC", "-o", str(new), str(SOURCE),
+                                "-ldl"], capture_output=True, text=True)
         if built.returncode:
             raise RuntimeError(f"shim.cpp does not compile: {built.stderr}")
         os.replace(new, shim)

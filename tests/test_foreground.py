@@ -1,0 +1,101 @@
+"""foreground.py: between make and a program, so that Ctrl-C ends both of them well."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from harness import BUILD, DEADLINE, ROOT
+from test_tools import Screen
+
+pytestmark = pytest.mark.sources
+
+FOREGROUND = [sys.executable, "-IS", str(ROOT / "tests" / "foreground.py")]
+
+
+@pytest.mark.parametrize("command, status", [
+    ("exit 0", 0), ("exit 3", 3), ("exit 130", 130), ("kill -KILL $$", 137)])
+def test_the_status_is_the_programs(command, status):
+    assert subprocess.run([*FOREGROUND, "sh", "-c", command]).returncode == status
+
+
+def test_a_program_that_is_not_there_gets_one_line():
+    done = subprocess.run([*FOREGROUND, "build/no_such"], capture_output=True, text=True)
+    assert done.returncode == 127 and done.stdout == ""
+    assert done.stderr == "build/no_such: No such file or directory\n"
+
+
+def _started(script: str, **how: object) -> subprocess.Popen[str]:
+    """That script under foreground.py; it has said "ready"."""
+    process = subprocess.Popen([*FOREGROUND, sys.executable, "-c", script], text=True,
+                               stdout=subprocess.PIPE, **how)
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_make_sends_reaches_the_program(number):
+    script = ("import signal, sys\n"
+              f"signal.signal({int(number)}, lambda *_: sys.exit(5))\n"
+              "print('ready', flush=True)\nsignal.pause()")
+    process = _started(script)
+    process.send_signal(number)
+    assert process.wait(DEADLINE) == 5
+
+
+def test_what_is_ignored_stays_ignored():
+    """nohup make run-5 & : neither Ctrl-C nor a hang-up ends it."""
+    def ignore() -> None:
+        for number in signal.SIGINT, signal.SIGHUP:
+            signal.signal(number, signal.SIG_IGN)
+
+    script = ("import signal, sys\n"
+              "print('ready', flush=True)\n"
+              "sys.exit(signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGHUP)\n"
+              "         == signal.SIG_IGN)")
+    process = _started(script, preexec_fn=ignore)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(DEADLINE) == 1
+
+
+def _make(*words: str) -> list[str]:
+    # As from a shell, not as from the make that runs these tests.
+    return ["/usr/bin/env", "-u", "MAKEFLAGS", "-u", "MFLAGS", "-u", "MAKELEVEL", "make", "-C",
+            str(ROOT), "--no-print-directory", f"BUILD={BUILD}", *words]
+
+
+def test_ctrl_c_in_a_server_started_by_make():
+    """A race of make's own: it has to be right each time."""
+    for _ in range(10):
+        with Screen(_make("run-3", "ARGS=-e 0")) as screen:
+            screen.wait_for("listen ")
+            screen.type("\x03")
+            assert screen.end() == -signal.SIGINT         # make's own end, which a shell wants
+        assert b"stop    signal=SIGINT" in screen.shown and b" stats " in screen.shown
+        assert b"make" not in screen.shown, screen.shown
+
+
+def test_ctrl_c_in_a_tool_is_no_error():
+    with Screen(_make("demo", "ARGS=--stages 3")) as screen:
+        screen.wait_for("asks: hello")
+        screen.type("\x03")
+        assert screen.end() == -signal.SIGINT
+    assert b"the tour ends here" in screen.shown
+    assert b"make" not in screen.shown, screen.shown
+
+
+def test_make_is_ended_and_so_is_the_server():
+    """make hands SIGTERM on to its children, and nothing else."""
+    process = subprocess.Popen(_make("run-5", "ARGS=-e 0"), stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        while " listen " not in process.stdout.readline():
+            assert process.poll() is None
+        process.terminate()
+        assert " stats " in process.stdout.read()         # until nobody has it open any more
+    finally:
+        process.wait(DEADLINE)
