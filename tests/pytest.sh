@@ -49,12 +49,13 @@ make_venv() {
 
 # Advice that works where it is given: a package manager first, as pip and venv are often missing.
 advice() {
+    if command -v sudo >/dev/null; then root='sudo '; else root='(as root) '; fi
     if command -v apt-get >/dev/null; then
-        echo "sudo apt-get update && sudo apt-get install python3-pytest"
+        echo "${root}apt-get update && ${root#(as root) }apt-get install python3-pytest"
     elif command -v dnf >/dev/null; then
-        echo "sudo dnf install python3-pytest"
+        echo "${root}dnf install python3-pytest"
     elif command -v pacman >/dev/null; then
-        echo "sudo pacman -S python-pytest"
+        echo "${root}pacman -S python-pytest"
     else
         echo "the package that your system has for it (python3-pytest, python-pytest, py3-pytest)"
     fi
