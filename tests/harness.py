@@ -448,8 +448,12 @@ class Server:
     def descriptors(self) -> dict[int, str]:
         """Its open descriptors and what they are: socket:[4711], pipe:[...], a path."""
         folder = Path("/proc") / str(self.pid) / "fd"
-        found = {}
-        for fd in os.listdir(folder):
+        found: dict[int, str] = {}
+        try:
+            names = os.listdir(folder)
+        except (PermissionError, FileNotFoundError):
+            return found                   # it has just ended: what is left has no descriptors
+        for fd in names:
             try:
                 found[int(fd)] = os.readlink(folder / fd)
             except FileNotFoundError:
