@@ -128,7 +128,9 @@ def paths(kind: str = "*") -> list[Path]:
 def patched(bug: Bug, where: Path) -> None:
     """Makes where/STAGE/ a copy of the stage with the mistake in it."""
     shutil.rmtree(where / bug.folder, ignore_errors=True)
-    shutil.copytree(ROOT / bug.folder, where / bug.folder)
+    (where / bug.folder).mkdir(parents=True)
+    for file in (ROOT / bug.folder).iterdir():     # not their modes: the tree may be read-only
+        shutil.copyfile(file, where / bug.folder / file.name)
     # The ceiling: git is to see no repository above, or it takes the names as of its top.
     env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(where.resolve().parent)}
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
