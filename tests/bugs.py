@@ -153,7 +153,8 @@ def built(bug: Bug) -> Path:
     """The program with the mistake in it, made anew only if anything has changed."""
     where = BUILD / bug.name
     program = where / "server"
-    command = [*shlex.split(os.environ.get("CXX") or "g++"), *COMPILE.split(),
+    flags = " ".join(os.environ.get(name, "") for name in ("CPPFLAGS", "CXXFLAGS", "LDFLAGS"))
+    command = [*shlex.split(os.environ.get("CXX") or "g++"), *COMPILE.split(), *shlex.split(flags),
                *(SANITIZE.split() if bug.sanitized else []), "-o", "server",
                f"{bug.folder}/server.cpp"]
     now = hashlib.sha256("\0".join([*command, bug.diff]).encode())

@@ -76,7 +76,8 @@ if [ $# = 0 ] && [ -z "${STAGE:-}${SERVER:-}" ]; then
     mkdir -p "$build/tests"
     parts=
     for stages in 1-3 4-5 6; do
-        "$python" -m pytest tests/test_matrix.py --stage=$stages >"$build/tests/stages-$stages.txt" 2>&1 &
+        "$python" -m pytest tests/test_matrix.py --stage=$stages \
+            >"$build/tests/stages-$stages.txt" 2>&1 &
         parts="$parts $!"
     done
     trap 'kill $parts 2>/dev/null; exit 130' INT TERM
