@@ -3,16 +3,39 @@
     foreground.py build/03_select -e 7000
 
 Ctrl-C sends SIGINT to everything in the terminal's foreground: make, this script, the program.
-If make ran the program itself, the program could be gone before make handles its own SIGINT, and
-make would complain: "wait: No child processes". This script ends a moment after the program does.
+If make's child is gone before make handles its own SIGINT, make reaps it twice, and complains:
+"wait: No child processes". So this script, which is that child, ends when the program has ended and
+make no longer has a SIGINT pending.
 
 Its exit status is the program's (128 + N if signal N ended it). A program that Ctrl-C ended has
 not failed: make gets 0, says nothing about an error, and then ends by the same SIGINT.
 """
 
 import os
+import re
 import signal
 import sys
+import time
+
+PATIENCE = 60.0                            # seconds that make has to handle its signal
+
+
+def pending(pid: int) -> bool:
+    """Whether a SIGINT waits for that process to handle it. One that comes while it handles another
+    is blocked, and does not count (/proc/PID/status, proc(5): masks of signals, in hexadecimal)."""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+        masks = {name: int(mask, 16) for name, mask in re.findall(
+            r"^(ShdPnd|SigBlk):\s*(\w+)$", status.read(), re.M)}
+    return bool(masks["ShdPnd"] & ~masks["SigBlk"] & 1 << signal.SIGINT - 1)
+
+
+def wait_for_make() -> None:
+    until = time.monotonic() + PATIENCE
+    try:
+        while pending(os.getppid()) and time.monotonic() < until:
+            time.sleep(0.001)
+    except (OSError, KeyError):
+        time.sleep(0.1)                    # no such file: some time, then
 
 
 def main(words: list) -> int:
@@ -41,6 +64,8 @@ def main(words: list) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)   # make's SIGTERM reaches us alone: forward it
 
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if interrupted:
+        wait_for_make()
     if status < 0:
         status = 128 - status
     return 0 if interrupted and status == 128 + signal.SIGINT else status

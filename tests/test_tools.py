@@ -85,8 +85,11 @@ class Screen:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass  # end() has seen it out
         os.close(self.fd)
 
 
