@@ -1,7 +1,9 @@
 # Every line that begins with "## " is what `make help` prints. Commands are run from this folder.
 
 FOLDERS := 01_blocking 02_nonblocking_busyloop 03_select 04_poll 05_epoll 06_selector_callbacks
-HEADERS := service.hpp socket.hpp program.hpp
+# Each is the same in every stage, from the first that has it.
+HEADERS := calls.hpp clients.hpp listener.hpp narration.hpp options.hpp outbox.hpp service.hpp \
+           signals.hpp text.hpp waits.hpp
 NUMBERS := 1 2 3 4 5 6
 
 # Sanitized programs live in a folder of their own: the two kinds are never mixed up.
@@ -9,7 +11,7 @@ SANITIZED := $(filter 1,$(SAN))
 BUILD     := $(if $(SANITIZED),build/san,build)
 SERVERS   := $(FOLDERS:%=$(BUILD)/%)
 WARNINGS  := -Wall -Wextra -Wpedantic -Wshadow -Wconversion
-# Not vptr: that check opens a pipe, and cries wolf where the tests leave it no descriptor.
+# Not vptr: that check opens a pipe, and reports an error where the tests leave it no descriptor.
 SANITIZE  := -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined \
              -fno-omit-frame-pointer
 COMPILE   := $(strip $(CXX) -std=c++20 -O2 -g $(WARNINGS) $(if $(SANITIZED),$(SANITIZE)) \
@@ -77,14 +79,14 @@ $(NUMBERS:%=client-%): client-%: FORCE
 # ---- Read --------------------------------------------------------------------------------------
 
 ## make diff-3       what changed from stage 2 to stage 3
-# 141 is the end by SIGPIPE: `make diff-3 | head` has seen enough, and that is no error.
 $(patsubst %,diff-%,$(filter-out 1,$(NUMBERS))): diff-%: FORCE
-	@sh tests/diff.sh $(before) $(stage) || [ $$? = 141 ]
+	@$(PYTHON) -IS tests/diff.py $(before) $(stage)
 
-## make sync         copy stage 1's service, socket and program.hpp over the other stages'
+## make sync         copy the headers that all stages share over the later stages' copies
 sync:
-	@for stage in $(filter-out 01_blocking,$(FOLDERS)); do for header in $(HEADERS); do \
-	    cmp -s 01_blocking/$$header $$stage/$$header || cp -v 01_blocking/$$header $$stage/ || exit; \
+	@for header in $(HEADERS); do first=; for stage in $(FOLDERS); do \
+	    if [ -z "$$first" ]; then [ ! -e $$stage/$$header ] || first=$$stage/$$header; \
+	    else cmp -s $$first $$stage/$$header || cp -v $$first $$stage/ || exit; fi; \
 	done; done
 
 ## make truth        what select, poll and epoll say of a descriptor, state by state

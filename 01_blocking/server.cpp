@@ -1,60 +1,128 @@
 // Stage 1: blocking.
 //
-// The plan: accept a client, serve it until it leaves, accept the next. Each call waits until it
+// The plan: accept a client, serve it until it leaves, accept the next. Each call sleeps until it
 // has something to return: accept() until somebody connects, recv() until that client sends, send()
 // until the kernel has room.
 //
-// The trouble: one thread can sleep in one call only. While it sleeps in recv() on the first
-// client, the second has connected (the kernel did that, the connection waits in the backlog) and
-// gets no answer. While it sleeps in accept() on one listener, nobody looks at the others.
+// The trouble: one thread can sleep in one call only. While it sleeps in recv() for the first
+// client, the second one is connected (the kernel did that; the connection waits in the accept
+// queue) and gets no answer. While it sleeps in accept() on one listener, nobody accepts on the
+// others.
 //
-// What it costs: everybody's time. What it has: two system calls for a message, and nothing
-// simpler.
+// What it costs: everybody's time. What it has: two system calls for a message, no state but the
+// conversation itself, and nothing simpler.
 //
-// Try: make run-1, then make client-1 in two other terminals. Who gets an answer? Let the first one
-// leave. Then the same with make run-3.
+// Try: make run-1, then make client-1 in two other terminals. Which one gets an answer? End the
+// first one. Then the same with make run-3.
 
-#include "socket.hpp"
+#include <vector>
+
+#include "calls.hpp"
+#include "signals.hpp"
 
 namespace {
 
 class Server {
 public:
-    explicit Server(Program& program) : program_(program) {
-        Program::may_sleep_in(0, sockets_.listeners.front().fd.get());
-        for (std::size_t i = 1; i < sockets_.listeners.size(); ++i)
-            program.narrate(
+    explicit Server(Narration& narration) : narration_(narration) {
+        narration.start();
+        for (const Port& port : narration.options.ports)
+            listeners_.push_back(open_listener(port, narration));
+        for (std::size_t i = 1; i < listeners_.size(); ++i)
+            narration.narrate(
                 "note", "text=\"fd %d (%s) is never answered: one thread waits in one accept()\"",
-                sockets_.listeners[i].fd.get(), name_of(sockets_.listeners[i].service));
+                listeners_[i].fd.get(), name_of(listeners_[i].service));
     }
 
     void run() {
-        while (!program_.stopped()) {
-            if (Client* client = sockets_.accept_from(sockets_.listeners.front())) serve(*client);
-            else if (!sockets_.accepting()) program_.rest(sockets_.wait_limit());
-            sockets_.close_finished();
+        const Listener& listener = listeners_.front();
+        signals::may_sleep_in(0, listener.fd.get());
+        while (!signals::stopped(narration_)) {
+            const int fd = calls_.accept(listener);  // sleeps until somebody connects
+            if (fd >= 0) serve(Descriptor(fd), listener.service);
+            else if (!only_this_newcomer(errno)) pause(errno);
         }
-        sockets_.close_all();
     }
 
 private:
-    // Until this one leaves, nobody else is served.
-    void serve(Client& client) {
-        while (!client.finished && !program_.stopped()) {
-            if (client.wants() & writable) sockets_.write_to(client);
-            else sockets_.read_from(client);
+    // One client, from its first byte to its last. Until it leaves, nobody else is served.
+    void serve(Descriptor fd, Service service) {
+        signals::may_sleep_in(1, fd.get());
+        calls_.set_nodelay(fd.get());
+        Session session{service, fd.get()};
+        services_.connect(session);
+        send_all(fd.get(), session);
+        while (!session.eof && !session.ending && !signals::stopped(narration_)) {
+            read_from(fd.get(), session);
+            send_all(fd.get(), session);
+        }
+        if (signals::stopped(narration_) && !session.ending) say_goodbye(fd.get(), session);
+        services_.leave(session);
+        signals::may_sleep_in(1, -1);
+        close(fd, session);
+    }
+
+    void read_from(int fd, Session& session) {
+        const std::size_t most = read_limit(session.service);
+        const ssize_t count = calls_.recv(fd, buffer_, most);  // sleeps until the client sends
+        if (count > 0) {
+            const std::string_view bytes(buffer_, static_cast<std::size_t>(count));
+            session.outbox.append(services_.receive(session, bytes));
+        } else if (count == 0) {
+            services_.end_of_input(session);  // not the end of our answer
+        } else if (!try_again(errno)) {
+            session.abandon(errno_name(errno));
         }
     }
 
-    Program& program_;
-    Sockets sockets_{program_, Mode::blocking};
+    // The kernel may take less than it is offered, when a signal comes: the rest is offered again.
+    void send_all(int fd, Session& session) {
+        services_.spoken_to.clear();  // nobody else can be spoken to
+        while (!session.outbox.empty() && !signals::stopped(narration_)) {
+            const std::string_view bytes = session.outbox.waiting();
+            const ssize_t count = calls_.send(fd, bytes);  // sleeps until the kernel has room
+            if (count >= 0) session.outbox.sent_of(bytes, static_cast<std::size_t>(count));
+            else if (!try_again(errno)) session.abandon(errno_name(errno));
+        }
+    }
+
+    // Once, and without sleeping: a server that stops does not wait for a client.
+    void say_goodbye(int fd, Session& session) {
+        services_.say_goodbye(session);
+        session.ending = "stop";
+        calls_.set_nonblocking(fd);
+        if (!session.outbox.empty()) calls_.send(fd, session.outbox.waiting());
+    }
+
+    // close() with bytes unread sends a reset, and a reset may overtake our last words (RFC 1122,
+    // 4.2.2.13). So what has come already is read, and dropped.
+    void close(Descriptor& fd, const Session& session) {
+        if (!session.eof) calls_.drop_input(fd.get());
+        calls_.close(fd, session.ending ? session.ending : "eof");
+    }
+
+    // Descriptors or memory are lacking, so the newcomer stays in the accept queue for a second.
+    void pause(int error) {
+        narration_.narrate("pause", "reason=%s clients=0", errno_name(error));
+        const double until = monotonic() + 1;
+        while (monotonic() < until && !signals::stopped(narration_))
+            signals::rest(until - monotonic());
+        narration_.narrate("resume", "clients=0");
+    }
+
+    Narration& narration_;
+    Calls calls_{narration_};
+    Services services_;
+    std::vector<Listener> listeners_;
+    char buffer_[read_limit(Service::echo)];
 };
 
 }  // namespace
 
 int main(int argc, char* argv[]) {
-    Program program(argc, argv, {.number = 1, .name = "01_blocking", .waits = false});
-    program.start();
-    Server(program).run();
-    program.stats();
+    const Options options(argc, argv, 1, "01_blocking");
+    Narration narration(options);
+    signals::catch_all(options);
+    Server(narration).run();
+    narration.stats();
 }

@@ -1,18 +1,25 @@
 // probe.hpp: what each call returns on a non-blocking socket when it would have had to wait.
 #pragma once
 
-#include "socket.hpp"
+#include <vector>
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include "listener.hpp"
 
 /// Makes each call once, on sockets of its own on the loopback, and narrates what came back.
 /// Returns the program's exit status.
-inline int probe(Program& program) {
+inline int probe(Narration& narration) {
+    narration.start();
     const auto show = [&](const char* call, long result, int error, const char* text) {
-        program.say("probe", "call=%s result=%ld errno=%s text=\"%s\"", call, result,
-                    errno_name(result < 0 ? error : 0), text);
+        narration.say("probe", "call=%s result=%ld errno=%s text=\"%s\"", call, result,
+                      errno_name(result < 0 ? error : 0), text);
     };
     const auto tcp = [] {
         Descriptor fd(::socket(AF_INET, SOCK_STREAM, 0));
-        set_nonblocking(fd);
+        ::fcntl(fd.get(), F_SETFL, O_NONBLOCK);
         return fd;
     };
     const auto loopback = [](const Descriptor& bound) {
@@ -40,7 +47,7 @@ inline int probe(Program& program) {
 
     const Descriptor listener = tcp();
     if (bind_somewhere(listener) < 0 || ::listen(listener.get(), 0) < 0)
-        program.fail(1, "no listener to probe: %s", errno_name(errno));
+        narration.options.fail(1, "no listener to probe: %s", errno_name(errno));
     const sockaddr_in address = loopback(listener);
 
     long result = ::accept(listener.get(), nullptr, nullptr);

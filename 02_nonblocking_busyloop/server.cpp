@@ -1,79 +1,193 @@
 // Stage 2: a busy loop over non-blocking sockets.
 //
-// The trouble with stage 1: a call that sleeps for one client lets all the others wait.
+// The trouble with stage 1: a call that sleeps for one client makes all the others wait.
 //
 // The one change: no call sleeps. Every socket is non-blocking, so a call that has nothing to
-// return fails at once with EAGAIN, "would block"; and so every listener and every client can be
-// tried in turn, for ever. One thread serves many clients at once.
+// return fails at once with EAGAIN, "would block", and all sockets can be tried in turn, all the
+// time. What the sleeping call kept for you, you now keep yourself: which clients there are, what
+// of an answer is not sent yet, why a client is about to go.
 //
-// What it costs: a whole CPU, also while nothing happens. Nobody tells us which call would be worth
-// making, so nearly all are made for nothing: see rounds and would_block in the spin lines.
+// What it costs: a whole CPU, even with no clients at all. Nearly all calls are made for nothing:
+// see would_block in the spin lines.
 //
-// Try: make run-2, and top beside it. make run-2 ARGS=-p shows what each call returns when it would
-// have had to wait.
+// Try: make diff-2. make run-2, and top beside it. make run-2 ARGS=-p: each call, and what it
+// returns when it would have had to wait.
 
+#include <map>
+#include <vector>
+
+#include "calls.hpp"
+#include "clients.hpp"
 #include "probe.hpp"
-#include "socket.hpp"
+#include "rounds.hpp"
+#include "signals.hpp"
 
 namespace {
 
 class Server {
 public:
-    explicit Server(Program& program) : program_(program) {}
+    explicit Server(Narration& narration) : narration_(narration) {
+        narration.start();
+        calls_.setrlimit(RLIM_INFINITY);
+        for (const Port& port : narration.options.ports) {
+            listeners_.push_back(open_listener(port, narration));
+            calls_.set_nonblocking(listeners_.back().fd.get());
+        }
+    }
 
     void run() {
-        while (!program_.stopped()) {
-            serve();
-            sockets_.close_finished();
-            if (program_.narrating()) sum_up();
+        while (!signals::stopped(narration_)) {
+            try_all();
+            close_finished();
+            rounds_.count(listeners_.size() + clients_.size());
         }
-        sockets_.close_all();
+        stop();
     }
 
 private:
-    // One round: everything is tried, with or without a reason. Whoever is finished stays in the
-    // list until the round is over: a list that shrinks while it is walked skips the next one.
-    void serve() {
-        for (Listener& listener : sockets_.listeners) sockets_.accept_from(listener);
-        for (const auto& client : sockets_.clients) {
-            if (!client) continue;  // a number that is no client's
-            sockets_.read_from(*client);
-            sockets_.write_to(*client);
+    // ---- Which socket is next ------------------------------------------------------------------
+
+    // Nothing says which is ready: every socket is tried in every round.
+    void try_all() {
+        for (const Listener& listener : listeners_) accept_from(listener);
+        for (auto& [fd, client] : clients_) {
+            read_from(client);
+            write_to(client);
+            update(client);
         }
-        program_.counters.scanned += sockets_.listeners.size() + program_.counters.clients;
     }
 
-    // Too many rounds to narrate each: one line a second says how many there were.
-    void sum_up() {
-        ++rounds_;
-        if (monotonic() < next_line_) return;
-        const std::uint64_t in_vain = program_.counters.would_block;
-        program_.narrate("spin", "rounds=%llu would_block=%llu slept=0.000",
-                         static_cast<unsigned long long>(rounds_),
-                         static_cast<unsigned long long>(in_vain - narrated_));
-        rounds_ = 0;
-        narrated_ = in_vain;
-        next_line_ = monotonic() + 1;
+    // ---- What to do with it: the same text in stages 3, 4 and 5, nearly the same in 2 and 6 ----
+
+    // Accepts one client. Another one that waits is accepted in the next round.
+    void accept_from(const Listener& listener) {
+        if (paused()) return;
+        const int fd = calls_.accept(listener);
+        if (fd < 0 && !only_this_newcomer(errno)) pause(errno);
+        if (fd < 0) return;
+        calls_.set_nonblocking(fd);
+        calls_.set_nodelay(fd);
+        Client& client = clients_.try_emplace(fd, fd, listener.service).first->second;
+        services_.connect(client.session);
+        send_answers();
     }
 
-    Program& program_;
-    Sockets sockets_{program_, Mode::nonblocking};
-    std::uint64_t rounds_ = 0, narrated_ = 0;
-    double next_line_ = monotonic() + 1;
+    // One bounded read: a client that never stops sending must not keep the others waiting. What is
+    // left is read in the next round.
+    void read_from(Client& client) {
+        if (!(client.wants() & readable)) return;
+        Session& session = client.session;
+        const ssize_t count = calls_.recv(client.fd.get(), buffer_, read_limit(session.service));
+        if (count < 0) return client.failed(errno);
+        if (count > 0) {
+            const std::string_view bytes(buffer_, static_cast<std::size_t>(count));
+            const std::string_view echo = services_.receive(session, bytes);
+            if (!echo.empty()) write_to(client, echo);
+        } else {
+            services_.end_of_input(session);  // not the end of our answer
+        }
+        send_answers();
+    }
+
+    // Sends what waits in the outbox or, if nothing does, `bytes`. The kernel may take less than it
+    // is offered: the rest waits.
+    void write_to(Client& client, std::string_view bytes = {}) {
+        Session& session = client.session;
+        if (!session.outbox.empty()) bytes = session.outbox.waiting();
+        if (bytes.empty()) return;
+        const ssize_t count = calls_.send(client.fd.get(), bytes);
+        if (count >= 0 || try_again(errno))
+            session.outbox.sent_of(bytes, count < 0 ? 0 : static_cast<std::size_t>(count));
+        else if (session.service == Service::chat && (errno == EPIPE || errno == ECONNRESET))
+            // A member that sent a line and closed answers our next send() with a reset. Its line
+            // may still be unread, so keep reading.
+            session.outbox = {};
+        else client.failed(errno);
+    }
+
+    // What the services have said is sent now.
+    void send_answers() {
+        for (Session* session : services_.spoken_to) {
+            Client& client = clients_.at(session->id);
+            session->spoken_to = false;
+            write_to(client);
+            update(client);
+        }
+        services_.spoken_to.clear();
+    }
+
+    // After anything that may have changed what is wanted of this client.
+    void update(Client& client) {
+        if (client.wants() != nothing || client.finished) return;
+        client.finished = true;
+        if (!client.session.ending) client.session.ending = "eof";
+        finished_.push_back(&client);
+    }
+
+    // At the end of a round, not earlier: try_all() must not lose its place in the list it walks.
+    void close_finished() {
+        const bool room = !finished_.empty();
+        if (!room && !paused()) return;
+        // By index: telling the others that a member leaves may finish more of them.
+        for (std::size_t i = 0; i < finished_.size(); ++i) {
+            services_.leave(finished_[i]->session);
+            send_answers();
+            close(*finished_[i]);
+        }
+        finished_.clear();
+        if (paused() && (room || monotonic() >= paused_until_)) {
+            paused_until_ = 0;
+            narration_.narrate("resume", "clients=%llu", narration_.counters.clients);
+        }
+    }
+
+    // close() with bytes unread sends a reset, and a reset may overtake our last words (RFC 1122,
+    // 4.2.2.13). So what has come already is read, and dropped.
+    void close(Client& client) {
+        if (!client.session.eof) calls_.drop_input(client.fd.get());
+        calls_.close(client.fd, client.session.ending);
+        clients_.erase(client.session.id);
+    }
+
+    // Descriptors or memory are lacking, so the newcomer stays in the accept queue until a client
+    // leaves, or for a second.
+    void pause(int error) {
+        paused_until_ = monotonic() + 1;
+        narration_.narrate("pause", "reason=%s clients=%llu", errno_name(error),
+                           narration_.counters.clients);
+    }
+
+    bool paused() const { return paused_until_ != 0; }
+
+    // Tells the clients, once: what the kernel does not take is dropped.
+    void stop() {
+        for (auto& [fd, client] : clients_) services_.say_goodbye(client.session);
+        send_answers();
+        while (!clients_.empty()) {
+            clients_.begin()->second.session.ending = "stop";
+            close(clients_.begin()->second);
+        }
+    }
+
+    Narration& narration_;
+    Calls calls_{narration_};
+    Services services_;
+    std::vector<Listener> listeners_;
+    std::map<int, Client> clients_;  // by descriptor
+    std::vector<Client*> finished_;  // to be closed at the end of this round
+    double paused_until_ = 0;        // 0: clients are accepted
+    char buffer_[read_limit(Service::echo)];
+
+    Rounds rounds_{narration_};
 };
 
 }  // namespace
 
 int main(int argc, char* argv[]) {
-    Program program(argc, argv,
-                    {.number = 2,
-                     .name = "02_nonblocking_busyloop",
-                     .waits = false,
-                     .options = "p",
-                     .usage = " [-p]"});
-    program.start();
-    if (program.options.probe) return probe(program);
-    program.limit_descriptors(RLIM_INFINITY);
-    Server(program).run();
-    program.stats();
+    const Options options(argc, argv, 2, "02_nonblocking_busyloop");
+    Narration narration(options);
+    signals::catch_all(options);
+    if (options.probe) return probe(narration);
+    Server(narration).run();
+    narration.stats();
 }

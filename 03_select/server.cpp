@@ -1,44 +1,63 @@
 // Stage 3: select.
 //
-// The trouble with stage 2: it asks every socket, all the time, and nearly always in vain.
+// The trouble with stage 2: it asks every socket, all the time, and nearly always gets EAGAIN.
 //
-// The one change: the kernel is asked once, about all of them: select() sleeps until one of the
-// watched descriptors is ready, and says which. Only those are touched. Reading is waited for
-// always, writing only while an outbox holds something: an idle socket is always writable, and
-// select() would return at once, for ever. The third set, "exceptional", means urgent data on TCP.
+// The one change: the kernel is asked once, about all of them. select() sleeps until one of the
+// watched descriptors is ready, and says which; only those are touched. A client is watched for
+// writing only while its outbox holds something: an idle socket is always writable, and select()
+// would return at once, every time. The third set, "exceptional", is for TCP's urgent data.
 //
 // What it costs: select() overwrites the three sets, so they are rebuilt for every call, copied
-// into the kernel and back, walked there and walked here. And an fd_set ends at FD_SETSIZE: a
-// descriptor of that number or above writes over the memory behind it.
+// into the kernel and back, walked there and walked here. And an fd_set ends at FD_SETSIZE:
+// FD_SET() of a greater number writes over the memory behind it.
 //
-// Try: make run-3, and connect twice. make run-3 ARGS="-t 0.5": the watched list beside the ready
-// list. make diff-3.
-
-#include "socket.hpp"
+// Try: make diff-3. make run-3, and connect twice. make run-3 ARGS="-t 0.5": the watched set beside
+// the ready list.
 
 #include <map>
+#include <vector>
 
 #include <sys/select.h>
+
+#include "calls.hpp"
+#include "clients.hpp"
+#include "signals.hpp"
+#include "waits.hpp"
 
 namespace {
 
 class Server {
 public:
-    explicit Server(Program& program) : program_(program) {}
+    explicit Server(Narration& narration) : narration_(narration) {
+        narration.start();
+        calls_.setrlimit(FD_SETSIZE);
+        for (const Port& port : narration.options.ports) {
+            listeners_.push_back(open_listener(port, narration));
+            // Though a wait reports a client first: it may be gone again before accept().
+            calls_.set_nonblocking(listeners_.back().fd.get());
+        }
+        watch(signals::fd(), signals_watched_, readable);
+        watch_listeners(readable);
+    }
 
     void run() {
-        while (!program_.stopped()) {
+        while (!signals::stopped(narration_)) {
             for (const Ready& ready : wait()) serve(ready);
-            sockets_.close_finished();
+            close_finished();
         }
-        sockets_.close_all();
+        stop();
     }
 
 private:
-    // What we want to know of a descriptor has changed. select() has no memory: the list is ours.
-    void watch(int fd, Events, Events now) {
-        if (now == nothing) watched_.erase(fd);
-        else watched_[fd] = now;
+    // ---- Which socket is next ------------------------------------------------------------------
+
+    // The watched set is ours: select() forgets it with every call.
+    void watch(int fd, Events& watched, Events wanted) {
+        if (wanted == watched) return;
+        narrate_watch(narration_, fd, wanted);
+        if (wanted == nothing) entries_.erase(fd);
+        else entries_[fd] = wanted;
+        watched = wanted;
     }
 
     // Sleeps until a watched descriptor is ready, or the time limit is over.
@@ -47,58 +66,195 @@ private:
         FD_ZERO(&reads);
         FD_ZERO(&writes);
         FD_ZERO(&exceptions);
-        for (const auto& [fd, wanted] : watched_) {
+        for (const auto& [fd, wanted] : entries_) {
             if (wanted & readable) FD_SET(fd, &reads);
             if (wanted & writable) FD_SET(fd, &writes);
             if (wanted & urgent) FD_SET(fd, &exceptions);
         }
-        const int highest = watched_.rbegin()->first;
-        const double limit = sockets_.wait_limit(), seconds = std::floor(limit);
-        timeval time{};
-        time.tv_sec = static_cast<time_t>(seconds);
-        time.tv_usec = static_cast<suseconds_t>((limit - seconds) * 1e6);
-
-        const double before = program_.stopwatch();
-        const int count =
-            ::select(highest + 1, &reads, &writes, &exceptions, limit < 0 ? nullptr : &time);
+        const int limit = milliseconds(wait_limit());
+        timeval time{limit / 1000, limit % 1000 * 1000};
+        const double before = narration_.stopwatch();
+        const int count = ::select(entries_.rbegin()->first + 1, &reads, &writes, &exceptions,
+                                   limit < 0 ? nullptr : &time);
         const int error = count < 0 ? errno : 0;
         ready_.clear();
         if (count > 0)  // how many, not which: so all are walked again
-            for (const auto& [fd, wanted] : watched_) {
+            for (const auto& [fd, wanted] : entries_) {
                 const Events events = (FD_ISSET(fd, &reads) ? readable : nothing) |
                                       (FD_ISSET(fd, &writes) ? writable : nothing) |
                                       (FD_ISSET(fd, &exceptions) ? urgent : nothing);
                 if (events != nothing) ready_.push_back({fd, events});
             }
-        sockets_.waited("select", ready_, 2 * watched_.size(), before, error);
+        narrate_wait(narration_, "select", entries_.size(), ready_, 2 * entries_.size(), before,
+                     error);
+        if (error && error != EINTR) signals::rest(1);  // out of memory: do not spin
         return ready_;
     }
 
-    // The ready list holds two kinds of socket, listening and connected. (And the signal pipe:
-    // run() asks what it was.)
+    // ---- What to do with it: the same text in stages 3, 4 and 5, nearly the same in 2 and 6 ----
+
+    // The ready list holds listeners and clients. (And the signal pipe, which needs nothing here:
+    // run() checks stopped().)
     void serve(const Ready& ready) {
-        if (Client* client = sockets_.client(ready.fd)) {
-            if (ready.events & urgent) sockets_.read_urgent(*client);
-            if (ready.events & (readable | hangup)) sockets_.read_from(*client);
-            if (ready.events & (writable | hangup)) sockets_.write_to(*client);
-        } else if (Listener* listener = sockets_.listener(ready.fd)) {
-            sockets_.accept_from(*listener);
+        if (const auto found = clients_.find(ready.fd); found != clients_.end()) {
+            Client& client = found->second;
+            if (ready.events & urgent) calls_.recv_urgent(ready.fd);  // or it is reported again
+            if (ready.events & (readable | hangup)) read_from(client);
+            if (ready.events & (writable | hangup)) write_to(client);
+            return update(client);
+        }
+        for (const Listener& listener : listeners_)
+            if (listener.fd.get() == ready.fd) accept_from(listener);
+    }
+
+    // Accepts one client. Another one that waits is accepted in the next round.
+    void accept_from(const Listener& listener) {
+        if (paused()) return;
+        const int fd = calls_.accept(listener);
+        if (fd < 0 && !only_this_newcomer(errno)) pause(errno);
+        if (fd < 0) return;
+        calls_.set_nonblocking(fd);
+        calls_.set_nodelay(fd);
+        Client& client = clients_.try_emplace(fd, fd, listener.service).first->second;
+        update(client);
+        if (!client.finished) services_.connect(client.session);
+        send_answers();
+    }
+
+    // One bounded read: a client that never stops sending must not keep the others waiting. What is
+    // left is read in the next round.
+    void read_from(Client& client) {
+        if (!(client.watched & readable)) return;
+        Session& session = client.session;
+        const ssize_t count = calls_.recv(client.fd.get(), buffer_, read_limit(session.service));
+        if (count < 0) return client.failed(errno);
+        if (count > 0) {
+            const std::string_view bytes(buffer_, static_cast<std::size_t>(count));
+            const std::string_view echo = services_.receive(session, bytes);
+            if (!echo.empty()) write_to(client, echo);
+        } else {
+            services_.end_of_input(session);  // not the end of our answer
+        }
+        send_answers();
+    }
+
+    // Sends what waits in the outbox or, if nothing does, `bytes`. The kernel may take less than it
+    // is offered: the rest waits.
+    void write_to(Client& client, std::string_view bytes = {}) {
+        Session& session = client.session;
+        if (!session.outbox.empty()) bytes = session.outbox.waiting();
+        if (bytes.empty()) return;
+        const ssize_t count = calls_.send(client.fd.get(), bytes);
+        if (count >= 0 || try_again(errno))
+            session.outbox.sent_of(bytes, count < 0 ? 0 : static_cast<std::size_t>(count));
+        else if (session.service == Service::chat && (errno == EPIPE || errno == ECONNRESET))
+            // A member that sent a line and closed answers our next send() with a reset. Its line
+            // may still be unread, so keep reading.
+            session.outbox = {};
+        else client.failed(errno);
+    }
+
+    // What the services have said is sent now. The kernel has no room for a client that waits for
+    // writability already.
+    void send_answers() {
+        for (Session* session : services_.spoken_to) {
+            Client& client = clients_.at(session->id);
+            session->spoken_to = false;
+            if (!(client.watched & writable)) write_to(client);
+            update(client);
+        }
+        services_.spoken_to.clear();
+    }
+
+    // After anything that may have changed what is wanted of this client.
+    void update(Client& client) {
+        const Events wanted = client.wants();
+        watch(client.fd.get(), client.watched, wanted);
+        if (wanted != nothing || client.finished) return;
+        client.finished = true;
+        if (!client.session.ending) client.session.ending = "eof";
+        finished_.push_back(&client);
+    }
+
+    // At the end of a round, not earlier: the number of a closed descriptor is handed out again at
+    // once, and an event that this round has not handled yet would reach the wrong client.
+    void close_finished() {
+        const bool room = !finished_.empty();
+        if (!room && !paused()) return;
+        // By index: telling the others that a member leaves may finish more of them.
+        for (std::size_t i = 0; i < finished_.size(); ++i) {
+            services_.leave(finished_[i]->session);
+            send_answers();
+            close(*finished_[i]);
+        }
+        finished_.clear();
+        if (paused() && (room || monotonic() >= paused_until_)) {
+            paused_until_ = 0;
+            narration_.narrate("resume", "clients=%llu", narration_.counters.clients);
+            watch_listeners(readable);
         }
     }
 
-    Program& program_;
-    std::map<int, Events> watched_;
+    // close() with bytes unread sends a reset, and a reset may overtake our last words (RFC 1122,
+    // 4.2.2.13). So what has come already is read, and dropped.
+    void close(Client& client) {
+        if (!client.session.eof) calls_.drop_input(client.fd.get());
+        watch(client.fd.get(), client.watched, nothing);
+        calls_.close(client.fd, client.session.ending);
+        clients_.erase(client.session.id);
+    }
+
+    // Descriptors or memory are lacking, so the newcomer stays in the accept queue until a client
+    // leaves, or for a second. Its listener stays ready: a loop that watched it would spin.
+    void pause(int error) {
+        paused_until_ = monotonic() + 1;
+        narration_.narrate("pause", "reason=%s clients=%llu", errno_name(error),
+                           narration_.counters.clients);
+        watch_listeners(nothing);
+    }
+
+    void watch_listeners(Events wanted) {
+        for (Listener& listener : listeners_)
+            if (wanted == nothing || !paused())  // watching the one before may have been refused
+                watch(listener.fd.get(), listener.watched, wanted);
+    }
+
+    bool paused() const { return paused_until_ != 0; }
+
+    double wait_limit() const {
+        return paused() && narration_.options.timeout > 1 ? 1 : narration_.options.timeout;
+    }
+
+    // Tells the clients, once: what the kernel does not take is dropped.
+    void stop() {
+        for (auto& [fd, client] : clients_) services_.say_goodbye(client.session);
+        send_answers();
+        while (!clients_.empty()) {
+            clients_.begin()->second.session.ending = "stop";
+            close(clients_.begin()->second);
+        }
+    }
+
+    Narration& narration_;
+    Calls calls_{narration_};
+    Services services_;
+    std::vector<Listener> listeners_;
+    std::map<int, Client> clients_;  // by descriptor
+    std::vector<Client*> finished_;  // to be closed at the end of this round
+    double paused_until_ = 0;        // 0: clients are accepted
+    char buffer_[read_limit(Service::echo)];
+
+    Events signals_watched_ = nothing;
+    std::map<int, Events> entries_;  // the watched set
     std::vector<Ready> ready_;
-    Sockets sockets_{program_, Mode::nonblocking,
-                     [this](int fd, Events before, Events now) { watch(fd, before, now); }};
 };
 
 }  // namespace
 
 int main(int argc, char* argv[]) {
-    Program program(argc, argv, {.number = 3, .name = "03_select", .waits = true});
-    program.start();
-    program.limit_descriptors(FD_SETSIZE);
-    Server(program).run();
-    program.stats();
+    const Options options(argc, argv, 3, "03_select");
+    Narration narration(options);
+    signals::catch_all(options);
+    Server(narration).run();
+    narration.stats();
 }

@@ -1,90 +1,261 @@
 // Stage 5: epoll.
 //
-// The trouble with stage 4: the array of watched descriptors is ours, so every poll() carries all
-// of it into the kernel, the kernel walks all of it, and so do we, to find the few that are ready:
+// The trouble with stage 4: the array of watched descriptors is ours, so every poll() copies all of
+// it into the kernel, the kernel walks all of it, and so do we, to find the few that are ready:
 // with ten thousand silent clients, ten thousand entries for one message.
 //
-// The one change: the kernel keeps the watched list. epoll_ctl() tells it what we want to know of a
-// descriptor, once, and again only when that changes; epoll_wait() returns nothing but what is
-// ready. Level-triggered, as select and poll are: what is not dealt with is reported again.
+// The one change: the kernel keeps the watched set. epoll_ctl() tells it what we want to know of a
+// descriptor, once, and again only when that changes; epoll_wait() returns only what is ready.
+// Level-triggered, as select and poll are: what is not dealt with is reported again.
 //
 // What it costs: a system call for each change, and Linux only.
 //
 // Try: make diff-5. make run-5 ARGS=-v, and count the epoll_ctl() calls of one connection: each
 // `watch` line is one.
 
-#include "socket.hpp"
-
-#include <array>
+#include <map>
+#include <vector>
 
 #include <sys/epoll.h>
+
+#include "calls.hpp"
+#include "clients.hpp"
+#include "signals.hpp"
+#include "waits.hpp"
 
 namespace {
 
 class Server {
 public:
-    explicit Server(Program& program) : program_(program) {}
+    explicit Server(Narration& narration) : narration_(narration) {
+        narration.start();
+        calls_.setrlimit(RLIM_INFINITY);
+        for (const Port& port : narration.options.ports) {
+            listeners_.push_back(open_listener(port, narration));
+            // Though a wait reports a client first: it may be gone again before accept().
+            calls_.set_nonblocking(listeners_.back().fd.get());
+        }
+        watch(signals::fd(), signals_watched_, readable);
+        watch_listeners(readable);
+    }
 
     void run() {
-        while (!program_.stopped()) {
+        while (!signals::stopped(narration_)) {
             for (const Ready& ready : wait()) serve(ready);
-            sockets_.close_finished();
+            close_finished();
         }
-        sockets_.close_all();
+        stop();
     }
 
 private:
-    // What we want to know of a descriptor has changed. The list is the kernel's. It would forget a
-    // closed descriptor by itself, but not one whose socket lives on in a copy (dup, fork).
-    void watch(int fd, Events before, Events now) {
-        epoll_event entry{};
-        entry.data.fd = fd;
-        entry.events = now;  // epoll's bits are poll's
-        const int operation = before == nothing ? EPOLL_CTL_ADD
-                              : now == nothing  ? EPOLL_CTL_DEL
-                                                : EPOLL_CTL_MOD;
-        if (::epoll_ctl(epoll_.get(), operation, fd, &entry) < 0) sockets_.cannot_watch(fd, errno);
+    // ---- Which socket is next ------------------------------------------------------------------
+
+    // The kernel keeps the watched set. It would forget a closed descriptor by itself, but not one
+    // whose socket lives on in a copy (dup, fork).
+    void watch(int fd, Events& watched, Events wanted) {
+        if (wanted == watched) return;
+        const int operation = watched == nothing  ? EPOLL_CTL_ADD
+                              : wanted == nothing ? EPOLL_CTL_DEL
+                                                  : EPOLL_CTL_MOD;
+        epoll_event entry{.events = wanted, .data = {.fd = fd}};  // epoll's bits are poll's
+        narrate_watch(narration_, fd, wanted);
+        if (::epoll_ctl(epoll_.get(), operation, fd, &entry) < 0 && wanted != nothing)
+            return cannot_watch(fd, errno);
+        if (watched == nothing) ++watching_;
+        if (wanted == nothing) --watching_;
+        watched = wanted;
+    }
+
+    // Memory is lacking (ENOMEM), or the user watches too much (ENOSPC; epoll_ctl(2)): nothing
+    // would be heard of this descriptor.
+    void cannot_watch(int fd, int error) {
+        if (narration_.counters.waits == 0)
+            narration_.options.fail(1, "cannot watch fd %d: %s", fd, errno_name(error));
+        const auto found = clients_.find(fd);
+        if (found == clients_.end()) return pause(error);  // it is a listener
+        found->second.failed(error);
+        update(found->second);
     }
 
     // Sleeps until a watched descriptor is ready, or the time limit is over.
-    std::span<const Ready> wait() {
-        const double before = program_.stopwatch();
-        const int count = ::epoll_wait(epoll_.get(), found_.data(), static_cast<int>(found_.size()),
-                                       milliseconds(sockets_.wait_limit()));
+    const std::vector<Ready>& wait() {
+        constexpr int most = 256;  // what is beyond that is found in the next round
+        epoll_event found[most];
+        const double before = narration_.stopwatch();
+        const int count = ::epoll_wait(epoll_.get(), found, most, milliseconds(wait_limit()));
         const int error = count < 0 ? errno : 0;
-        const std::span ready(ready_.data(), count < 0 ? 0 : static_cast<std::size_t>(count));
-        for (std::size_t i = 0; i < ready.size(); ++i)
-            ready[i] = {found_[i].data.fd, found_[i].events};
-        sockets_.waited("epoll_wait", ready, 2 * ready.size(), before, error);
-        return ready;
+        ready_.clear();
+        for (int i = 0; i < count; ++i) ready_.push_back({found[i].data.fd, found[i].events});
+        narrate_wait(narration_, "epoll_wait", watching_, ready_, 2 * ready_.size(), before, error);
+        if (error && error != EINTR) signals::rest(1);  // out of memory: do not spin
+        return ready_;
     }
 
-    // The ready list holds two kinds of socket, listening and connected. (And the signal pipe:
-    // run() asks what it was.)
+    // ---- What to do with it: the same text in stages 3, 4 and 5, nearly the same in 2 and 6 ----
+
+    // The ready list holds listeners and clients. (And the signal pipe, which needs nothing here:
+    // run() checks stopped().)
     void serve(const Ready& ready) {
-        if (Client* client = sockets_.client(ready.fd)) {
-            if (ready.events & urgent) sockets_.read_urgent(*client);
-            if (ready.events & (readable | hangup)) sockets_.read_from(*client);
-            if (ready.events & (writable | hangup)) sockets_.write_to(*client);
-        } else if (Listener* listener = sockets_.listener(ready.fd)) {
-            sockets_.accept_from(*listener);
+        if (const auto found = clients_.find(ready.fd); found != clients_.end()) {
+            Client& client = found->second;
+            if (ready.events & urgent) calls_.recv_urgent(ready.fd);  // or it is reported again
+            if (ready.events & (readable | hangup)) read_from(client);
+            if (ready.events & (writable | hangup)) write_to(client);
+            return update(client);
+        }
+        for (const Listener& listener : listeners_)
+            if (listener.fd.get() == ready.fd) accept_from(listener);
+    }
+
+    // Accepts one client. Another one that waits is accepted in the next round.
+    void accept_from(const Listener& listener) {
+        if (paused()) return;
+        const int fd = calls_.accept(listener);
+        if (fd < 0 && !only_this_newcomer(errno)) pause(errno);
+        if (fd < 0) return;
+        calls_.set_nonblocking(fd);
+        calls_.set_nodelay(fd);
+        Client& client = clients_.try_emplace(fd, fd, listener.service).first->second;
+        update(client);
+        if (!client.finished) services_.connect(client.session);
+        send_answers();
+    }
+
+    // One bounded read: a client that never stops sending must not keep the others waiting. What is
+    // left is read in the next round.
+    void read_from(Client& client) {
+        if (!(client.watched & readable)) return;
+        Session& session = client.session;
+        const ssize_t count = calls_.recv(client.fd.get(), buffer_, read_limit(session.service));
+        if (count < 0) return client.failed(errno);
+        if (count > 0) {
+            const std::string_view bytes(buffer_, static_cast<std::size_t>(count));
+            const std::string_view echo = services_.receive(session, bytes);
+            if (!echo.empty()) write_to(client, echo);
+        } else {
+            services_.end_of_input(session);  // not the end of our answer
+        }
+        send_answers();
+    }
+
+    // Sends what waits in the outbox or, if nothing does, `bytes`. The kernel may take less than it
+    // is offered: the rest waits.
+    void write_to(Client& client, std::string_view bytes = {}) {
+        Session& session = client.session;
+        if (!session.outbox.empty()) bytes = session.outbox.waiting();
+        if (bytes.empty()) return;
+        const ssize_t count = calls_.send(client.fd.get(), bytes);
+        if (count >= 0 || try_again(errno))
+            session.outbox.sent_of(bytes, count < 0 ? 0 : static_cast<std::size_t>(count));
+        else if (session.service == Service::chat && (errno == EPIPE || errno == ECONNRESET))
+            // A member that sent a line and closed answers our next send() with a reset. Its line
+            // may still be unread, so keep reading.
+            session.outbox = {};
+        else client.failed(errno);
+    }
+
+    // What the services have said is sent now. The kernel has no room for a client that waits for
+    // writability already.
+    void send_answers() {
+        for (Session* session : services_.spoken_to) {
+            Client& client = clients_.at(session->id);
+            session->spoken_to = false;
+            if (!(client.watched & writable)) write_to(client);
+            update(client);
+        }
+        services_.spoken_to.clear();
+    }
+
+    // After anything that may have changed what is wanted of this client.
+    void update(Client& client) {
+        const Events wanted = client.wants();
+        watch(client.fd.get(), client.watched, wanted);
+        if (wanted != nothing || client.finished) return;
+        client.finished = true;
+        if (!client.session.ending) client.session.ending = "eof";
+        finished_.push_back(&client);
+    }
+
+    // At the end of a round, not earlier: the number of a closed descriptor is handed out again at
+    // once, and an event that this round has not handled yet would reach the wrong client.
+    void close_finished() {
+        const bool room = !finished_.empty();
+        if (!room && !paused()) return;
+        // By index: telling the others that a member leaves may finish more of them.
+        for (std::size_t i = 0; i < finished_.size(); ++i) {
+            services_.leave(finished_[i]->session);
+            send_answers();
+            close(*finished_[i]);
+        }
+        finished_.clear();
+        if (paused() && (room || monotonic() >= paused_until_)) {
+            paused_until_ = 0;
+            narration_.narrate("resume", "clients=%llu", narration_.counters.clients);
+            watch_listeners(readable);
         }
     }
 
-    Program& program_;
+    // close() with bytes unread sends a reset, and a reset may overtake our last words (RFC 1122,
+    // 4.2.2.13). So what has come already is read, and dropped.
+    void close(Client& client) {
+        if (!client.session.eof) calls_.drop_input(client.fd.get());
+        watch(client.fd.get(), client.watched, nothing);
+        calls_.close(client.fd, client.session.ending);
+        clients_.erase(client.session.id);
+    }
+
+    // Descriptors or memory are lacking, so the newcomer stays in the accept queue until a client
+    // leaves, or for a second. Its listener stays ready: a loop that watched it would spin.
+    void pause(int error) {
+        paused_until_ = monotonic() + 1;
+        narration_.narrate("pause", "reason=%s clients=%llu", errno_name(error),
+                           narration_.counters.clients);
+        watch_listeners(nothing);
+    }
+
+    void watch_listeners(Events wanted) {
+        for (Listener& listener : listeners_)
+            if (wanted == nothing || !paused())  // watching the one before may have been refused
+                watch(listener.fd.get(), listener.watched, wanted);
+    }
+
+    bool paused() const { return paused_until_ != 0; }
+
+    double wait_limit() const {
+        return paused() && narration_.options.timeout > 1 ? 1 : narration_.options.timeout;
+    }
+
+    // Tells the clients, once: what the kernel does not take is dropped.
+    void stop() {
+        for (auto& [fd, client] : clients_) services_.say_goodbye(client.session);
+        send_answers();
+        while (!clients_.empty()) {
+            clients_.begin()->second.session.ending = "stop";
+            close(clients_.begin()->second);
+        }
+    }
+
+    Narration& narration_;
+    Calls calls_{narration_};
+    Services services_;
+    std::vector<Listener> listeners_;
+    std::map<int, Client> clients_;  // by descriptor
+    std::vector<Client*> finished_;  // to be closed at the end of this round
+    double paused_until_ = 0;        // 0: clients are accepted
+    char buffer_[read_limit(Service::echo)];
+
     const Descriptor epoll_{::epoll_create1(0)};
-    std::array<epoll_event, 256> found_{};  // more than that are found in the next round
-    std::array<Ready, 256> ready_{};
-    Sockets sockets_{program_, Mode::nonblocking,
-                     [this](int fd, Events before, Events now) { watch(fd, before, now); }};
+    Events signals_watched_ = nothing;
+    std::size_t watching_ = 0;
+    std::vector<Ready> ready_;
 };
 
 }  // namespace
 
 int main(int argc, char* argv[]) {
-    Program program(argc, argv, {.number = 5, .name = "05_epoll", .waits = true});
-    program.start();
-    program.limit_descriptors(RLIM_INFINITY);
-    Server(program).run();
-    program.stats();
+    const Options options(argc, argv, 5, "05_epoll");
+    Narration narration(options);
+    signals::catch_all(options);
+    Server(narration).run();
+    narration.stats();
 }

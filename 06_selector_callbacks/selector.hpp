@@ -4,12 +4,13 @@
 //     selectors::DefaultSelector selector;
 //     selector.register_fd(fd, selectors::read, [&](selectors::Events) { /* read from fd */ });
 //     for (;;)
-//         for (const auto& [key, events] : selector.select()) key->call(events);
+//         for (const auto& [key, events] : selector.select())
+//             if (events & key->events) key->callback(events & key->events);
 //
-// The callback is called by the program, in the loop above; the system only notifies.
+// The callback is called by the program, in the loop above; the system only notifies. (The test: a
+// callback earlier in the same round may have changed what is wanted, or have unregistered it.)
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cmath>
@@ -29,9 +30,6 @@
 #if __has_include(<sys/epoll.h>) && !defined(SELECTOR_WITHOUT_EPOLL)
 #include <sys/epoll.h>
 #include <unistd.h>
-#define SELECTOR_HAS_EPOLL 1
-#else
-#define SELECTOR_HAS_EPOLL 0
 #endif
 
 namespace selectors {
@@ -41,18 +39,12 @@ constexpr Events read = POLLIN, write = POLLOUT, urgent = POLLPRI;  // urgent: T
 constexpr Events broken = POLLERR | POLLHUP | POLLNVAL;             // reported only, as all three
 using Callback = std::function<void(Events)>;
 
-/// A registered descriptor: what is wanted of it, and whom to call.
+/// A registered descriptor: what is wanted of it (nothing, once it is unregistered), and the
+/// function to call when it is ready.
 struct Key {
     int fd;
     Events events;
     Callback callback;
-
-    /// Calls back with what of `ready` is still wanted. Nothing, if a callback earlier in the same
-    /// round has unregistered this descriptor: the event was for one that is gone, also if its
-    /// number has been handed out and registered again since.
-    void call(Events ready) const {
-        if (ready & events) callback(ready & events);
-    }
 };
 
 using ReadyList = std::vector<std::pair<const Key*, Events>>;
@@ -67,39 +59,38 @@ public:
 
     /// From now on select() reports `fd` when it is ready for any of `events`. Close it only after
     /// unregister(). (Python's `register` is a reserved word in C++.)
-    const Key& register_fd(int fd, Events events, Callback callback) {
+    virtual const Key& register_fd(int fd, Events events, Callback callback) {
         if (fd < 0) throw std::invalid_argument("negative descriptor " + std::to_string(fd));
         check(events);
         if (keys_.contains(fd)) throw std::invalid_argument(about(fd) + " is registered already");
-        auto key = std::make_unique<Key>(Key{fd, events, std::move(callback)});
-        add(*key);
-        return *(keys_[fd] = std::move(key));
+        return *(keys_[fd] = std::make_unique<Key>(Key{fd, events, std::move(callback)}));
     }
 
     const Key& modify(int fd, Events events) {
         check(events);
         Key& key = find(fd);
-        change(key, events);
+        change(fd, events);
         key.events = events;
         return key;
     }
 
     /// The key stays valid until the next select(), for the callback that may just be running.
     void unregister(int fd) {
-        Key& key = find(fd);
-        remove(key);
-        key.events = 0;
+        find(fd).events = 0;
+        remove(fd);
         retired_.push_back(std::move(keys_.at(fd)));
         keys_.erase(fd);
     }
 
-    /// Waits until something is ready, for `timeout` seconds at the most (negative: no limit), and
-    /// returns pairs of key and events; none when the time is over or a signal came. Errors and
-    /// hang-ups are reported as readiness for whatever is wanted: the next read or write says what
-    /// happened. Not to be called by a callback; the list is valid until the next call.
+    /// Waits until something is ready, for `timeout` seconds (negative, or over a million: no
+    /// limit), and returns pairs of key and events; none when the time is over or a signal came
+    /// (errno is EINTR then, and otherwise 0). Errors and hang-ups are reported as readiness for
+    /// whatever is wanted: the next read or write says what happened. Not to be called by a
+    /// callback; the list is valid until the next call.
     const ReadyList& select(double timeout = -1) {
         retired_.clear();
         ready_.clear();
+        errno = 0;
         const int count = wait(timeout);
         if (count < 0 && errno != EINTR)
             throw std::system_error(errno, std::generic_category(), call());
@@ -107,6 +98,8 @@ public:
         return ready_;
     }
 
+    /// What the last select() returned; empty if it failed.
+    const ReadyList& ready() const { return ready_; }
     const Key& get_key(int fd) const { return const_cast<Selector*>(this)->find(fd); }
     std::size_t size() const { return keys_.size(); }
 
@@ -115,9 +108,8 @@ public:
     virtual std::size_t walked() const { return 2 * keys_.size(); }
 
 protected:
-    virtual void add(const Key& key) = 0;
-    virtual void change(const Key& key, Events events) = 0;
-    virtual void remove(const Key& key) = 0;
+    virtual void change(int fd, Events events) = 0;
+    virtual void remove(int fd) = 0;
     virtual int wait(double timeout) = 0;  // as the system call: how many, or -1 and errno
     virtual void collect(int count) = 0;   // reports each that is ready
 
@@ -135,9 +127,9 @@ protected:
             throw std::system_error(errno, std::generic_category(), about(fd));
     }
 
-    // Rounded up: rounded down, the last part of a millisecond would not be waited for.
+    // Rounded up: rounded down, a fraction of a millisecond would not be waited for.
     static int milliseconds(double seconds) {
-        return seconds < 0 ? -1 : static_cast<int>(std::ceil(std::min(seconds, 1e6) * 1000));
+        return seconds < 0 || seconds > 1e6 ? -1 : static_cast<int>(std::ceil(seconds * 1000));
     }
 
     std::unordered_map<int, std::unique_ptr<Key>> keys_;
@@ -166,37 +158,30 @@ public:
     }
     const char* call() const override { return "select"; }
 
+    const Key& register_fd(int fd, Events events, Callback callback) override {
+        if (fd >= FD_SETSIZE) throw std::invalid_argument(about(fd) + " does not fit an fd_set");
+        if (fd >= 0) check_open(fd);
+        const Key& key = Selector::register_fd(fd, events, std::move(callback));
+        want(fd, events);
+        return key;
+    }
+
 protected:
-    void add(const Key& key) override {
-        if (key.fd >= FD_SETSIZE)
-            throw std::invalid_argument(about(key.fd) + " does not fit an fd_set");
-        change(key, key.events);
+    void change(int fd, Events events) override {
+        check_open(fd);
+        want(fd, events);
     }
 
-    void change(const Key& key, Events events) override {
-        check_open(key.fd);
-        want(key.fd, events);
-    }
-
-    void remove(const Key& key) override { want(key.fd, 0); }
-
-    void want(int fd, Events events) {
-        for (std::size_t i = 0; i < 3; ++i) {
-            if (events & of_set[i]) FD_SET(fd, &wanted_[i]);
-            else FD_CLR(fd, &wanted_[i]);
-        }
-    }
+    void remove(int fd) override { want(fd, 0); }
 
     int wait(double timeout) override {
         found_ = wanted_;
         int highest = -1;
-        for (const auto& [fd, key] : keys_) highest = std::max(highest, fd);
-        const double seconds = std::floor(std::min(timeout, 1e6));
-        timeval limit{};
-        limit.tv_sec = static_cast<time_t>(seconds);
-        limit.tv_usec = static_cast<suseconds_t>((std::min(timeout, 1e6) - seconds) * 1e6);
+        for (const auto& [fd, key] : keys_) highest = fd > highest ? fd : highest;
+        const int limit = milliseconds(timeout);
+        timeval time{limit / 1000, limit % 1000 * 1000};
         return ::select(highest + 1, &found_[0], &found_[1], &found_[2],
-                        timeout < 0 ? nullptr : &limit);
+                        limit < 0 ? nullptr : &time);
     }
 
     void collect(int) override {
@@ -209,6 +194,13 @@ protected:
     }
 
 private:
+    void want(int fd, Events events) {
+        for (std::size_t i = 0; i < 3; ++i) {
+            if (events & of_set[i]) FD_SET(fd, &wanted_[i]);
+            else FD_CLR(fd, &wanted_[i]);
+        }
+    }
+
     static constexpr Events of_set[3] = {read, write, urgent};
     std::array<fd_set, 3> wanted_{}, found_{};
 };
@@ -218,24 +210,26 @@ class PollSelector : public Selector {
 public:
     const char* call() const override { return "poll"; }
 
+    const Key& register_fd(int fd, Events events, Callback callback) override {
+        if (fd >= 0) check_open(fd);
+        const Key& key = Selector::register_fd(fd, events, std::move(callback));
+        place_[fd] = watched_.size();
+        watched_.push_back({fd, static_cast<short>(events), 0});
+        return key;
+    }
+
 protected:
-    void add(const Key& key) override {
-        check_open(key.fd);
-        place_[key.fd] = watched_.size();
-        watched_.push_back({key.fd, static_cast<short>(key.events), 0});
+    void change(int fd, Events events) override {
+        check_open(fd);
+        watched_[place_.at(fd)].events = static_cast<short>(events);
     }
 
-    void change(const Key& key, Events events) override {
-        check_open(key.fd);
-        watched_[place_.at(key.fd)].events = static_cast<short>(events);
-    }
-
-    void remove(const Key& key) override {
-        const std::size_t place = place_.at(key.fd);
+    void remove(int fd) override {
+        const std::size_t place = place_.at(fd);
         watched_[place] = watched_.back();
         place_[watched_[place].fd] = place;
         watched_.pop_back();
-        place_.erase(key.fd);
+        place_.erase(fd);
     }
 
     int wait(double timeout) override {
@@ -252,8 +246,7 @@ private:
     std::unordered_map<int, std::size_t> place_;  // of a descriptor in watched_
 };
 
-#if SELECTOR_HAS_EPOLL
-
+#ifdef EPOLL_CTL_ADD
 /// The list is the kernel's, and only what is ready comes back.
 class EpollSelector : public Selector {
 public:
@@ -266,14 +259,26 @@ public:
     const char* call() const override { return "epoll_wait"; }
     std::size_t walked() const override { return walked_; }
 
-protected:
-    void add(const Key& key) override { control(EPOLL_CTL_ADD, key.fd, key.events); }
-    void change(const Key& key, Events events) override { control(EPOLL_CTL_MOD, key.fd, events); }
+    const Key& register_fd(int fd, Events events, Callback callback) override {
+        const Key& key = Selector::register_fd(fd, events, std::move(callback));
+        epoll_event entry{.events = events, .data = {.fd = fd}};  // epoll's bits are poll's
+        if (::epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &entry) == 0) return key;
+        const int error = errno;
+        keys_.erase(fd);
+        throw std::system_error(error, std::generic_category(), about(fd));
+    }
 
-    // Of a descriptor that was closed first epoll knows nothing any more: that is no error here.
-    void remove(const Key& key) override {
+protected:
+    void change(int fd, Events events) override {
+        epoll_event entry{.events = events, .data = {.fd = fd}};
+        if (::epoll_ctl(epoll_, EPOLL_CTL_MOD, fd, &entry) < 0)
+            throw std::system_error(errno, std::generic_category(), about(fd));
+    }
+
+    // epoll forgets a descriptor that is closed: it is no error if that happened before.
+    void remove(int fd) override {
         epoll_event unused{};
-        ::epoll_ctl(epoll_, EPOLL_CTL_DEL, key.fd, &unused);
+        ::epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, &unused);
     }
 
     int wait(double timeout) override {
@@ -293,25 +298,23 @@ protected:
     }
 
 private:
-    void control(int operation, int fd, Events events) {
-        epoll_event entry{};
-        entry.data.fd = fd;
-        entry.events = events;  // epoll's bits are poll's
-        if (::epoll_ctl(epoll_, operation, fd, &entry) < 0)
-            throw std::system_error(errno, std::generic_category(), about(fd));
-    }
-
     const int epoll_ = ::epoll_create1(0);
     std::array<epoll_event, 256> found_{};  // more than that are found by the next call
     std::size_t walked_ = 0;
 };
 
 using DefaultSelector = EpollSelector;
-
+constexpr const char *default_name = "epoll", *names = "select, poll or epoll";
 #else
-
 using DefaultSelector = PollSelector;
-
+constexpr const char *default_name = "poll", *names = "select or poll";
 #endif
+
+/// The selector of that name; null if there is none here.
+inline std::unique_ptr<Selector> make(const std::string& name) {
+    if (name == "select") return std::make_unique<SelectSelector>();
+    if (name == "poll") return std::make_unique<PollSelector>();
+    return name == default_name ? std::make_unique<DefaultSelector>() : nullptr;
+}
 
 }  // namespace selectors

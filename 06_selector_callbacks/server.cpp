@@ -1,109 +1,270 @@
 // Stage 6: a selector with callbacks.
 //
-// The trouble with stage 5: the loop has to know what each ready descriptor is, and the program is
-// written for one system call of one operating system.
+// The trouble with stage 5: the loop must know what each ready descriptor is, and one system call.
 //
-// The one change: a descriptor is registered together with what to do when it is ready. The loop
-// asks and calls back; it knows nothing of listeners or clients. Which system call waits is the
-// selector's business: select, poll or epoll, chosen at the start.
+// The one change: a descriptor is registered together with the function to call when it is ready.
+// The loop asks and calls back; it knows nothing of listeners or clients. Which system call waits,
+// select, poll or epoll, is the selector's business.
 //
 // What it costs: an indirect call for each event, and a program that can no longer be read from top
-// to bottom: what happens next is whatever was registered. "The callback is called by the user's
-// process; the system only notifies."
+// to bottom: what happens next is whatever was registered.
 //
-// Try: make diff-6. make run-6 ARGS="-s poll", and -s select. In a debugger, break in a callback,
-// and look who called it.
+// Try: make diff-6. make run-6 ARGS="-s poll". In a debugger, break in read_from(), and look who
+// called it: "The callback is called by the user's process; the system only notifies."
 
+#include <map>
+#include <vector>
+
+#include "calls.hpp"
+#include "clients.hpp"
 #include "selector.hpp"
-#include "socket.hpp"
+#include "signals.hpp"
+#include "waits.hpp"
 
 namespace {
 
+std::unique_ptr<selectors::Selector> make_selector(const Options& options) {
+    try {
+        if (auto selector = selectors::make(options.selector)) return selector;
+    } catch (const std::system_error& refused) {
+        options.fail(1, "%s", refused.what());
+    }
+    options.fail(2, "-s %s: %s is wanted", in_quotes(options.selector).c_str(), selectors::names);
+}
+
 class Server {
 public:
-    Server(Program& program, selectors::Selector& selector)
-        : program_(program), selector_(selector) {}
+    explicit Server(Narration& narration) : narration_(narration) {
+        narration.start();
+        calls_.setrlimit(narration.options.selector == "select" ? FD_SETSIZE : RLIM_INFINITY);
+        for (const Port& port : narration.options.ports) {
+            listeners_.push_back(open_listener(port, narration));
+            // Though a wait reports a client first: it may be gone again before accept().
+            calls_.set_nonblocking(listeners_.back().fd.get());
+        }
+        watch(signals::fd(), signals_watched_, readable, [](Events) {});
+        watch_listeners(readable);
+    }
 
     void run() {
-        while (!program_.stopped()) {
-            for (const auto& [key, events] : wait()) key->call(events);
-            sockets_.close_finished();
+        while (!signals::stopped(narration_)) {
+            for (const auto& [key, events] : wait())
+                if (events & key->events) key->callback(events & key->events);
+            close_finished();
         }
-        sockets_.close_all();
+        stop();
     }
 
 private:
-    // What we want to know of a descriptor has changed. New ones come with what to do when ready.
-    void watch(int fd, Events before, Events now) try {
-        if (now == nothing) selector_.unregister(fd);
-        else if (before == nothing) selector_.register_fd(fd, now, callback(fd));
-        else selector_.modify(fd, now);
-    } catch (const std::system_error& refused) {
-        if (before != nothing) selector_.unregister(fd);  // it stands there as it did before
-        sockets_.cannot_watch(fd, refused.code().value());
+    // ---- Which socket is next ------------------------------------------------------------------
+
+    static_assert(readable == selectors::read && writable == selectors::write &&
+                  urgent == selectors::urgent);
+
+    // What is new is registered, together with what to do when it is ready.
+    void watch(int fd, Events& watched, Events wanted, selectors::Callback callback = nullptr) {
+        if (wanted == watched) return;
+        narrate_watch(narration_, fd, wanted);
+        try {
+            if (wanted == nothing) selector_->unregister(fd);
+            else if (watched != nothing) selector_->modify(fd, wanted);
+            else selector_->register_fd(fd, wanted, std::move(callback));
+            watched = wanted;
+        } catch (const std::system_error& refused) {
+            cannot_watch(fd, refused.code().value());
+        }
     }
 
-    selectors::Callback callback(int fd) {
-        if (fd == program_.signal_fd()) return [](Events) {};  // run() asks what it was
-        if (sockets_.listener(fd))
-            return [this, fd](Events) { sockets_.accept_from(*sockets_.listener(fd)); };
-        return [this, &client = *sockets_.client(fd)](Events events) {
-            if (events & urgent) sockets_.read_urgent(client);
-            if (events & readable) sockets_.read_from(client);
-            if (events & writable) sockets_.write_to(client);
-        };
+    // Memory is lacking (ENOMEM), or the user watches too much (ENOSPC; epoll_ctl(2)): nothing
+    // would be heard of this descriptor.
+    void cannot_watch(int fd, int error) {
+        if (narration_.counters.waits == 0)
+            narration_.options.fail(1, "cannot watch fd %d: %s", fd, errno_name(error));
+        const auto found = clients_.find(fd);
+        if (found == clients_.end()) return pause(error);  // it is a listener
+        found->second.failed(error);
+        update(found->second);
     }
 
     // Sleeps until a watched descriptor is ready, or the time limit is over.
-    const selectors::ReadyList& wait() try {
-        const double before = program_.stopwatch();
-        const auto& found = selector_.select(sockets_.wait_limit());
+    const selectors::ReadyList& wait() {
+        const double before = narration_.stopwatch();
+        try {
+            selector_->select(wait_limit());
+        } catch (const std::system_error& failed) {
+            errno = failed.code().value();
+        }
+        const int error = errno;
         ready_.clear();
-        for (const auto& [key, events] : found) ready_.push_back({key->fd, events});
-        sockets_.waited(selector_.call(), ready_, selector_.walked(), before, 0);
-        return found;
-    } catch (const std::system_error& failed) {
-        static const selectors::ReadyList none;
-        sockets_.waited(selector_.call(), {}, 0, program_.stopwatch(), failed.code().value());
-        return none;
+        for (const auto& [key, events] : selector_->ready()) ready_.push_back({key->fd, events});
+        narrate_wait(narration_, selector_->call(), selector_->size(), ready_, selector_->walked(),
+                     before, error);
+        if (error && error != EINTR) signals::rest(1);  // out of memory: do not spin
+        return selector_->ready();
     }
 
-    Program& program_;
-    selectors::Selector& selector_;
-    std::vector<Ready> ready_;
-    Sockets sockets_{program_, Mode::nonblocking,
-                     [this](int fd, Events before, Events now) { watch(fd, before, now); }};
-};
+    // ---- What to do with it: the same text in stages 3, 4 and 5, nearly the same in 2 and 6 ----
 
-std::unique_ptr<selectors::Selector> make_selector(const Program& program) try {
-    const std::string_view name = program.options.selector;
-    if (name == "select") return std::make_unique<selectors::SelectSelector>();
-    if (name == "poll") return std::make_unique<selectors::PollSelector>();
-#if SELECTOR_HAS_EPOLL
-    if (name == "epoll") return std::make_unique<selectors::EpollSelector>();
-    const char* known = "select, poll or epoll";
-#else
-    const char* known = "select or poll";
-#endif
-    program.fail(2, "-s %s: %s is wanted", in_quotes(name).c_str(), known);
-} catch (const std::system_error& refused) {
-    program.fail(1, "%s", refused.what());
-}
+    // Accepts one client. Another one that waits is accepted in the next round.
+    void accept_from(const Listener& listener) {
+        if (paused()) return;
+        const int fd = calls_.accept(listener);
+        if (fd < 0 && !only_this_newcomer(errno)) pause(errno);
+        if (fd < 0) return;
+        calls_.set_nonblocking(fd);
+        calls_.set_nodelay(fd);
+        Client& client = clients_.try_emplace(fd, fd, listener.service).first->second;
+        narrate_watch(narration_, fd, client.wants());
+        try {
+            const auto ready = [this, &client](Events events) {
+                if (events & urgent) calls_.recv_urgent(client.fd.get());
+                if (events & readable) read_from(client);
+                if (events & writable) write_to(client);
+                update(client);
+            };
+            client.watched = selector_->register_fd(fd, client.wants(), ready).events;
+        } catch (const std::system_error& refused) {
+            cannot_watch(fd, refused.code().value());
+        }
+        if (!client.finished) services_.connect(client.session);
+        send_answers();
+    }
+
+    // One bounded read: a client that never stops sending must not keep the others waiting. What is
+    // left is read in the next round.
+    void read_from(Client& client) {
+        if (!(client.watched & readable)) return;
+        Session& session = client.session;
+        const ssize_t count = calls_.recv(client.fd.get(), buffer_, read_limit(session.service));
+        if (count < 0) return client.failed(errno);
+        if (count > 0) {
+            const std::string_view bytes(buffer_, static_cast<std::size_t>(count));
+            const std::string_view echo = services_.receive(session, bytes);
+            if (!echo.empty()) write_to(client, echo);
+        } else {
+            services_.end_of_input(session);  // not the end of our answer
+        }
+        send_answers();
+    }
+
+    // Sends what waits in the outbox or, if nothing does, `bytes`. The kernel may take less than it
+    // is offered: the rest waits.
+    void write_to(Client& client, std::string_view bytes = {}) {
+        Session& session = client.session;
+        if (!session.outbox.empty()) bytes = session.outbox.waiting();
+        if (bytes.empty()) return;
+        const ssize_t count = calls_.send(client.fd.get(), bytes);
+        if (count >= 0 || try_again(errno))
+            session.outbox.sent_of(bytes, count < 0 ? 0 : static_cast<std::size_t>(count));
+        else if (session.service == Service::chat && (errno == EPIPE || errno == ECONNRESET))
+            // A member that sent a line and closed answers our next send() with a reset. Its line
+            // may still be unread, so keep reading.
+            session.outbox = {};
+        else client.failed(errno);
+    }
+
+    // What the services have said is sent now. The kernel has no room for a client that waits for
+    // writability already.
+    void send_answers() {
+        for (Session* session : services_.spoken_to) {
+            Client& client = clients_.at(session->id);
+            session->spoken_to = false;
+            if (!(client.watched & writable)) write_to(client);
+            update(client);
+        }
+        services_.spoken_to.clear();
+    }
+
+    // After anything that may have changed what is wanted of this client.
+    void update(Client& client) {
+        const Events wanted = client.wants();
+        watch(client.fd.get(), client.watched, wanted);
+        if (wanted != nothing || client.finished) return;
+        client.finished = true;
+        if (!client.session.ending) client.session.ending = "eof";
+        finished_.push_back(&client);
+    }
+
+    // At the end of a round, not earlier: the number of a closed descriptor is handed out again at
+    // once, and an event that this round has not handled yet would reach the wrong client.
+    void close_finished() {
+        const bool room = !finished_.empty();
+        if (!room && !paused()) return;
+        // By index: telling the others that a member leaves may finish more of them.
+        for (std::size_t i = 0; i < finished_.size(); ++i) {
+            services_.leave(finished_[i]->session);
+            send_answers();
+            close(*finished_[i]);
+        }
+        finished_.clear();
+        if (paused() && (room || monotonic() >= paused_until_)) {
+            paused_until_ = 0;
+            narration_.narrate("resume", "clients=%llu", narration_.counters.clients);
+            watch_listeners(readable);
+        }
+    }
+
+    // close() with bytes unread sends a reset, and a reset may overtake our last words (RFC 1122,
+    // 4.2.2.13). So what has come already is read, and dropped.
+    void close(Client& client) {
+        if (!client.session.eof) calls_.drop_input(client.fd.get());
+        watch(client.fd.get(), client.watched, nothing);
+        calls_.close(client.fd, client.session.ending);
+        clients_.erase(client.session.id);
+    }
+
+    // Descriptors or memory are lacking, so the newcomer stays in the accept queue until a client
+    // leaves, or for a second. Its listener stays ready: a loop that watched it would spin.
+    void pause(int error) {
+        paused_until_ = monotonic() + 1;
+        narration_.narrate("pause", "reason=%s clients=%llu", errno_name(error),
+                           narration_.counters.clients);
+        watch_listeners(nothing);
+    }
+
+    void watch_listeners(Events wanted) {
+        for (Listener& listener : listeners_)
+            if (wanted == nothing || !paused())  // watching the one before may have been refused
+                watch(listener.fd.get(), listener.watched, wanted,
+                      [this, &listener](Events) { accept_from(listener); });
+    }
+
+    bool paused() const { return paused_until_ != 0; }
+
+    double wait_limit() const {
+        return paused() && narration_.options.timeout > 1 ? 1 : narration_.options.timeout;
+    }
+
+    // Tells the clients, once: what the kernel does not take is dropped.
+    void stop() {
+        for (auto& [fd, client] : clients_) services_.say_goodbye(client.session);
+        send_answers();
+        while (!clients_.empty()) {
+            clients_.begin()->second.session.ending = "stop";
+            close(clients_.begin()->second);
+        }
+    }
+
+    Narration& narration_;
+    Calls calls_{narration_};
+    Services services_;
+    std::vector<Listener> listeners_;
+    std::map<int, Client> clients_;  // by descriptor
+    std::vector<Client*> finished_;  // to be closed at the end of this round
+    double paused_until_ = 0;        // 0: clients are accepted
+    char buffer_[read_limit(Service::echo)];
+
+    Events signals_watched_ = nothing;
+    const std::unique_ptr<selectors::Selector> selector_ = make_selector(narration_.options);
+    std::vector<Ready> ready_;
+};
 
 }  // namespace
 
 int main(int argc, char* argv[]) {
-    Program program(argc, argv,
-                    {.number = 6,
-                     .name = "06_selector_callbacks",
-                     .waits = true,
-                     .options = "s:",
-                     .usage = " [-s select|poll|epoll]"});
-    if (!program.options.selector) program.options.selector = SELECTOR_HAS_EPOLL ? "epoll" : "poll";
-    const auto selector = make_selector(program);
-    program.start();
-    const bool limited = program.options.selector == std::string_view("select");
-    program.limit_descriptors(limited ? FD_SETSIZE : RLIM_INFINITY);
-    Server(program, *selector).run();
-    program.stats();
+    const Options options(argc, argv, 6, "06_selector_callbacks", selectors::default_name);
+    Narration narration(options);
+    signals::catch_all(options);
+    Server(narration).run();
+    narration.stats();
 }

@@ -206,7 +206,7 @@ private:
             theirs.clear();
             ours.clear();
         };
-        row("accept", "nobody is there: EAGAIN", nobody);
+        row("accept", "nobody waits: EAGAIN", nobody);
         row("accept", "somebody is there", somebody, come, leave);
     }
 

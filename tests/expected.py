@@ -526,7 +526,7 @@ EXPECTED.update({
         EPOLL: {"inside": 8},
     },
     "no_room_at_all": {
-        # It tries again once a second: nobody inside will ever make room by leaving.
+        # It tries again once a second.
         "all": {"answered_without_room": False, "refusals": at_most(5), "reasons": [["EMFILE", 0]],
                 "waits_while_full": at_most(5), "accepts_while_full": at_most(2),
                 # It may be awake just then to try again.

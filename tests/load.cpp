@@ -4,8 +4,8 @@
 // How it measures:
 //   - A slice loads one server: every connection has its messages under way, each answer is
 //   followed
-//     by the next message, and at the end of the slice all answers still due are waited for. So the
-//     server's CPU time over the slice belongs to whole messages.
+//     by the next message, and the slice ends when the last answer has come. So the server's CPU
+//     time over the slice belongs to whole messages.
 //   - Several servers take turns in short slices. What changes the machine's speed in between (the
 //     clock rate, another program) then hits all alike: ratios repeat where figures do not.
 //   - Pinned to one CPU, server and load never run at the same time; no cache line travels between
@@ -57,8 +57,7 @@ namespace {
 using Nanoseconds = std::int64_t;
 constexpr Nanoseconds second = 1'000'000'000, millisecond = 1'000'000;
 
-/// Ends the load with one line. Status 2: a bad word; 1: the server, or the system, did not do as
-/// it should.
+/// Ends the load with one line. Status 2: a bad word; 1: the server or the system failed.
 [[noreturn, gnu::format(printf, 2, 3)]] void fail(int status, const char* format, ...) {
     char text[512];
     va_list values;
@@ -329,8 +328,7 @@ public:
     void remove(int fd, std::size_t) { ::epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr); }
 
     const std::vector<Event>& wait(Nanoseconds longest) {
-        // epoll_wait() counts in milliseconds, too coarse for -r; a look at its descriptor does
-        // not.
+        // epoll_wait() counts in milliseconds, too coarse for -r: pselect() watches its descriptor.
         const bool whole = longest >= 100 * millisecond || longest <= 0;
         if (!whole && epoll_ < FD_SETSIZE) {
             fd_set set;
@@ -658,7 +656,7 @@ public:
 private:
     const char* name() const { return named_.name.c_str(); }
 
-    /// A new connection, still blocking, on which a call fails rather than wait for ever.
+    /// A new connection, still blocking, on which a call fails after a time limit.
     int connected() {
         const int fd = ::socket(address_.ss_family, SOCK_STREAM, 0);
         if (fd < 0) fail(1, "socket: %s", std::strerror(errno));
@@ -716,8 +714,8 @@ private:
         ++under_way_;
     }
 
-    /// With -r: message n is due n / RATE seconds after the start, on connection n modulo C. How
-    /// long until the next one is.
+    /// With -r: message n is due n / RATE seconds after the start, on connection n modulo C.
+    /// Returns how long it is until the next one is due.
     Nanoseconds send_what_is_due() {
         for (;;) {
             const Nanoseconds due =
@@ -845,8 +843,9 @@ private:
         waiter_.add(connection.fd, index, true);
     }
 
-    /// Whoever closes first keeps the port for a minute (TIME_WAIT), and there are some 28,000.
-    /// Where all of 127.0.0.0/8 is ours, as on Linux, take turns with several addresses of our own.
+    /// The side that closes first keeps the port for a minute (TIME_WAIT), and there are some
+    /// 28,000. Where all of 127.0.0.0/8 is ours, as on Linux, take turns with several addresses of
+    /// our own.
     void take_turns([[maybe_unused]] int fd) {
 #ifdef IP_BIND_ADDRESS_NO_PORT
         if (options_.address != "127.0.0.1") return;
@@ -894,7 +893,7 @@ private:
         bool in_first = true;
         for (std::size_t seen = 0; seen < lines;) {
             const ssize_t count = ::recv(fd, buffer_.data(), buffer_.size(), 0);
-            if (count <= 0) fail(1, "%s: a member of the chat waits for a line in vain", name());
+            if (count <= 0) fail(1, "%s: a line did not reach a member of the chat", name());
             for (ssize_t i = 0; i < count; ++i) {
                 const char c = buffer_[static_cast<std::size_t>(i)];
                 if (in_first && c != '\n') first += c;

@@ -173,7 +173,7 @@ int epoll_ctl(int epoll, int operation, int fd, epoll_event* entry) noexcept {
     PASS(epoll_ctl, epoll, operation, fd, entry);
 }
 
-// Linux closes the descriptor all the same: whoever calls again closes somebody else's.
+// Linux closes the descriptor all the same: a second call may close another thread's.
 int close(int fd) {
     static const auto system = next(&::close, "close");
     const int result = system(fd), error = fault("close");

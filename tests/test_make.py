@@ -14,10 +14,11 @@ from harness import DEADLINE, FOLDERS, ROOT
 
 pytestmark = pytest.mark.sources
 
+# A few of the headers: one that every stage has, and one that only later ones have.
+HEADERS = {"service.hpp": FOLDERS, "calls.hpp": FOLDERS, "waits.hpp": FOLDERS[2:]}
 STAND_IN = r"""
 #include "service.hpp"
-#include "socket.hpp"
-#include "program.hpp"
+#include "calls.hpp"
 #include <cstdio>
 int main(int argc, char* argv[]) {
     for (int i = 1; i < argc; ++i) std::puts(argv[i]);
@@ -32,8 +33,9 @@ def tree(tmp_path: Path) -> Path:
     for folder in FOLDERS:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "server.cpp").write_text(f"// {folder}\n{STAND_IN}")
-        for name in ("service", "socket", "program"):
-            (tmp_path / folder / f"{name}.hpp").write_text(f"// {name}\n#pragma once\n")
+        for name, folders in HEADERS.items():
+            if folder in folders:
+                (tmp_path / folder / name).write_text(f"// {name}\n#pragma once\n")
     return tmp_path
 
 
@@ -65,7 +67,7 @@ def test_builds_what_has_changed_and_nothing_else(tree):
     assert compiled(make(tree, "-j4")) == list(FOLDERS)
     assert compiled(make(tree)) == []
     assert compiled(make(tree, "-n")) == []
-    touch(tree / "04_poll" / "program.hpp")
+    touch(tree / "04_poll" / "calls.hpp")
     assert compiled(make(tree)) == ["04_poll"]
 
 
@@ -93,25 +95,45 @@ def test_run_builds_that_stage_and_passes_words_on(tree):
     assert done.stdout.splitlines()[-4:] == ["-e", "7000", "-t", "0.5"]
 
 
-def test_sync_copies_the_headers_of_stage_1(tree):
-    (tree / "01_blocking" / "socket.hpp").write_text("// new\n")
+def test_sync_copies_each_header_from_the_first_stage_that_has_it(tree):
+    (tree / "01_blocking" / "calls.hpp").write_text("// new\n")
     (tree / "05_epoll" / "service.hpp").write_text("// drifted\n")
+    (tree / "03_select" / "waits.hpp").write_text("// new, too\n")
+    (tree / "06_selector_callbacks" / "waits.hpp").unlink()
     assert make(tree, "sync").returncode == 0
-    for folder in FOLDERS:
-        for name in ("service", "socket", "program"):
-            assert (tree / folder / f"{name}.hpp").read_bytes() == \
-                (tree / "01_blocking" / f"{name}.hpp").read_bytes()
+    for name, folders in HEADERS.items():
+        for folder in FOLDERS:
+            assert (tree / folder / name).exists() == (folder in folders)
+        assert len({(tree / folder / name).read_bytes() for folder in folders}) == 1
+    assert (tree / "06_selector_callbacks" / "waits.hpp").read_text() == "// new, too\n"
     assert make(tree, "sync").stdout == ""
 
 
 def test_diff_shows_the_server_and_names_the_rest(tree):
-    (tree / "03_select" / "selector.hpp").write_text("// a\n// b\n")
+    for folder, step in ("02_nonblocking_busyloop", "try"), ("03_select", "ask"):
+        (tree / folder / "server.cpp").write_text(
+            f"// {folder}\n//\n// All of it.\n\nint one;\nint two;\nint {step};\n")
+    (tree / "02_nonblocking_busyloop" / "probe.hpp").write_text("// a\n")
+    (tree / "03_select" / "service.hpp").write_text("// drifted\n")
     done = make(tree, "diff-3")
     assert done.returncode == 0
-    assert "-// 02_nonblocking_busyloop" in done.stdout and "+// 03_select" in done.stdout
-    assert "new in 03_select: selector.hpp (2 lines)" in done.stdout
-    assert done.stdout.endswith("the same in both: program.hpp service.hpp socket.hpp\n")
-    assert "\033" not in done.stdout
+    assert done.stdout.splitlines() == [
+        "--- 02_nonblocking_busyloop/server.cpp", "+++ 03_select/server.cpp",
+        "@@ the opening comment @@",
+        "-// 02_nonblocking_busyloop", "-//", "-// All of it.",
+        "+// 03_select", "+//", "+// All of it.",
+        "@@ -4,4 +4,4 @@", " ", " int one;", " int two;", "-int try;", "+int ask;",
+        "", "changed lines: 2 of code, 6 of opening comment",
+        "new in 03_select: waits.hpp (2 lines)", "no longer in 03_select: probe.hpp",
+        "differs: service.hpp", "the same in both: calls.hpp"]
+
+
+def test_a_diff_that_cannot_be_written_says_so(tree):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(["make", "diff-3"], cwd=tree, env=ENV, text=True, stdout=full,
+                              stderr=subprocess.PIPE, timeout=DEADLINE)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == "diff: stdout: No space left on device"
 
 
 @pytest.mark.parametrize("ignored", [False, True])

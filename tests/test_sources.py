@@ -9,31 +9,134 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from harness import FOLDERS, ROOT, Client, Server, Variant, run_program
+from harness import DEADLINE, FOLDERS, ROOT, Client, Server, Variant, run_program
 
 pytestmark = pytest.mark.sources
 
-SHARED = ("program.hpp", "service.hpp", "socket.hpp")
 STAGES = pytest.mark.parametrize("folder", FOLDERS)
+# What each stage has beside the headers of the stage before.
+NEW_HEADERS = {
+    "01_blocking": {"calls.hpp", "listener.hpp", "narration.hpp", "options.hpp", "outbox.hpp",
+                    "service.hpp", "signals.hpp", "text.hpp"},
+    "02_nonblocking_busyloop": {"clients.hpp"},
+    "03_select": {"waits.hpp"},
+}
+SHARED = [(name, first) for first, names in NEW_HEADERS.items() for name in sorted(names)]
+OWN = {"02_nonblocking_busyloop": {"probe.hpp", "rounds.hpp"},
+       "06_selector_callbacks": {"selector.hpp"}}
 
 
-@pytest.mark.parametrize("header", SHARED)
-@pytest.mark.parametrize("folder", FOLDERS[1:])
-def test_what_does_not_differ_is_the_same_file(folder, header):
-    one, other = ROOT / FOLDERS[0] / header, ROOT / folder / header
-    if one.read_bytes() != other.read_bytes():
-        drift = difflib.unified_diff(one.read_text().splitlines(), other.read_text().splitlines(),
-                                     f"{FOLDERS[0]}/{header}", f"{folder}/{header}", "", "", 0, "")
-        pytest.fail("it has drifted (make sync copies the first over the others):\n"
-                    + "\n".join(list(drift)[:20]))
+def _lines(folder, name="server.cpp"):
+    return (ROOT / folder / name).read_text().splitlines()
+
+
+def _drift(one, other, one_name, other_name):
+    return "\n".join(list(difflib.unified_diff(one, other, one_name, other_name, "", "", 0, ""))[:20])
+
+
+@pytest.mark.parametrize("header, first", SHARED)
+def test_what_does_not_differ_is_the_same_file(header, first):
+    for folder in FOLDERS[FOLDERS.index(first) + 1:]:
+        one, other = ROOT / first / header, ROOT / folder / header
+        if one.read_bytes() != other.read_bytes():
+            pytest.fail("it has drifted (make sync copies the first over the others):\n" + _drift(
+                _lines(first, header), _lines(folder, header), str(one), str(other)))
 
 
 @STAGES
-def test_a_stage_is_one_short_file(folder):
-    lines = (ROOT / folder / "server.cpp").read_text().splitlines()
-    assert len(lines) <= 150
-    assert lines[0].startswith("//")
+def test_a_folder_has_no_other_headers(folder):
+    shared = {name for name, first in SHARED if FOLDERS.index(first) <= FOLDERS.index(folder)}
+    assert {path.name for path in (ROOT / folder).glob("*.hpp")} == shared | OWN.get(folder, set())
 
+
+# --- server.cpp: the lesson -------------------------------------------------------------------
+
+def _what_to_do(folder):
+    """The lines of server.cpp from "What to do with it" to the members that differ."""
+    lines = _lines(folder)
+    begin = next(i for i, line in enumerate(lines) if "---- What to do with it:" in line)
+    return lines[begin:next(i for i, line in enumerate(lines) if "char buffer_[" in line) + 1]
+
+
+@pytest.mark.parametrize("folder", ["04_poll", "05_epoll"])
+def test_stages_3_4_and_5_do_the_same_with_a_socket(folder):
+    first = "03_select"
+    assert not _drift(_what_to_do(first), _what_to_do(folder), first, folder)
+
+
+@pytest.mark.parametrize("folder, most", zip(FOLDERS, (140, 230, 270, 270, 270, 270)))
+def test_a_stage_is_one_short_file(folder, most):
+    assert len(_lines(folder)) <= most
+    assert _lines(folder)[0].startswith(f"// Stage {int(folder[:2])}: ")
+    for path in (ROOT / folder).glob("*.hpp"):
+        assert len(path.read_text().splitlines()) <= (320 if path.name == "selector.hpp" else 200)
+
+
+# Lines that differ; of the code and the opening comment.
+@pytest.mark.parametrize("number, most", [(3, 135), (4, 85), (5, 95), (6, 120)])
+def test_one_stage_differs_little_from_the_next(number, most):
+    diff = difflib.ndiff(_lines(FOLDERS[number - 2]), _lines(FOLDERS[number - 1]))
+    assert sum(line.startswith(("- ", "+ ")) for line in diff) <= most
+
+
+CALLS = ("accept", "recv", "send", "close")
+
+
+@STAGES
+def test_every_call_stands_in_the_server(folder):
+    text = (ROOT / folder / "server.cpp").read_text()
+    assert [call for call in CALLS if f"calls_.{call}(" not in text] == []
+    for call in {3: ["select"], 4: ["poll"], 5: ["epoll_ctl", "epoll_wait"]}.get(int(folder[:2]), []):
+        assert f"::{call}(" in text
+
+
+@pytest.mark.parametrize("folder", FOLDERS[:-1])
+def test_callbacks_are_the_subject_of_stage_6(folder):
+    for path in (ROOT / folder).iterdir():
+        code = re.sub(r"//.*", "", path.read_text())
+        assert not re.search(r"std::function|\bvirtual\b|\btemplate\b|<functional>", code), path
+
+
+# --- the stack: how far it is from main() to a system call --------------------------------------
+
+# What a debugger shows at the first call made for a client, the system call itself counted.
+DEPTHS = [("02_nonblocking_busyloop", "recv", 6), ("03_select", "recv", 6), ("04_poll", "recv", 6),
+          ("05_epoll", "recv", 6), ("05_epoll", "epoll_ctl", 7),
+          ("06_selector_callbacks", "epoll_ctl", 10)]
+
+
+@pytest.mark.parametrize("folder, call, most", DEPTHS)
+def test_few_frames_from_main_to_a_call(folder, call, most, compiled, copies, tmp_path):
+    if not shutil.which("gdb"):
+        pytest.skip("there is no gdb here")
+    ended = compiled(f"debug {folder}")
+    assert ended.returncode == 0, ended.stderr
+    variant = Variant(folder, folder, FOLDERS.index(folder) + 1, copies / folder / "debug")
+    with Server(variant, ["echo"]) as server, Client(server.address()) as first:
+        first.exchange(b"hello\n")                 # the program is up, and its libraries are bound
+        commands = tmp_path / "commands"
+        commands.write_text(f"set pagination off\nbreak -qualified {call}\necho set\\n\n"
+                            "continue\nbacktrace\ndetach\nquit\n")
+        gdb = subprocess.Popen(["gdb", "-nx", "-q", "-p", str(server.pid), "-x", str(commands)],
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+        said = []
+        for line in gdb.stdout:
+            said.append(line)
+            if line.startswith("set"):
+                break
+        second = Client(server.address())
+        second.send(b"hello\n")
+        said += gdb.communicate(timeout=DEADLINE)[0].splitlines(keepends=True)
+        second.close()
+    frames = [line for line in said if re.match(r"#\d+ ", line)]
+    if not frames and any("ptrace: Operation not permitted" in line for line in said):
+        pytest.skip("this system lets no debugger attach")
+    assert frames and " main (" in frames[-1], "".join(said)
+    assert len(frames) <= most, "".join(frames)
+
+
+# --- each folder by itself ------------------------------------------------------------------------
 
 @STAGES
 def test_a_folder_holds_files_and_no_links(folder):
@@ -65,6 +168,8 @@ def _jobs(copies):
                                    copies / folder / "server", server]
         jobs[f"clang {folder}"] = ["clang++", *STANDARD, *WARNINGS, "-fsyntax-only", server]
         without = [WITHOUT_EPOLL] * (folder == LAST)
+        jobs[f"debug {folder}"] = ["g++", *STANDARD, "-O0", "-g", "-o", copies / folder / "debug",
+                                   server]
         jobs[f"posix {folder}"] = ["g++", *POSIX, *without, server]
         jobs[f"strict {folder}"] = ["g++", *STRICT, *without, server]
     jobs["without epoll"] = ["g++", *STANDARD, *WARNINGS, WITHOUT_EPOLL, "-o",
@@ -85,8 +190,9 @@ def copies(tmp_path_factory):
 def compiled(copies, request):
     """Waits for a job, and returns how it ended and what it said."""
     jobs = _jobs(copies)
-    wanted = [item.callspec.params["job"] for item in request.session.items
-              if "job" in getattr(getattr(item, "callspec", None), "params", {})]
+    asked = [getattr(getattr(item, "callspec", None), "params", {}) for item in request.session.items]
+    wanted = {params["job"] if "job" in params else f"debug {params['folder']}"
+              for params in asked if "job" in params or "call" in params and "folder" in params}
 
     def run(job):
         if not shutil.which(jobs[job][0]):

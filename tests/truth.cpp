@@ -22,8 +22,7 @@
 
 namespace {
 
-// ---- Asking
-// --------------------------------------------------------------------------------------
+// ---- Asking ------------------------------------------------------------------------------------
 
 struct Row {
     std::string select, poll, level, edge, edge_again, recv, send, so_error;
@@ -123,8 +122,7 @@ Row ask(void (*make)(Scene&)) {
     return row;
 }
 
-// ---- The states
-// ----------------------------------------------------------------------------------
+// ---- The states --------------------------------------------------------------------------------
 
 struct State {
     const char* group;  // the heading above it, where a new group begins
@@ -169,7 +167,7 @@ const State states[] = {
      "poll(2), epoll_ctl(2)"},
     {"", "half-closed", "peer half-closed, nothing unread", 5,
      [](Scene& s) { s.open(), s.peer_half_closes(); },
-     "recv says 0 for ever, so r stays: watch it no more; the answer can still go the other way",
+     "recv says 0 each time, so r stays: watch it no more; the answer can still go the other way",
      "recv(2), RFC 9293 3.6.1"},
     {"", "own-shutdown", "own end shut down (SHUT_WR)", 0,
      [](Scene& s) { s.open(), s.shut_down(); },
@@ -188,7 +186,7 @@ const State states[] = {
      "send(2), signal(7), RFC 9293 3.6.1"},
     {"", "reset", "peer reset (RST)", 0,
      [](Scene& s) { s.open(), s.peer_resets(); },
-     "select knows no errors, it says r and w; the error is told once, to whoever asks first",
+     "select knows no errors, it says r and w; the error is told once, to the first call that asks",
      "select(2), socket(7), RFC 9293 3.5.3"},
     {"", "reset-unread", "peer reset, 10 bytes unread", 4,
      [](Scene& s) { s.open(), s.arrive(10), s.hear_all(), s.peer_resets(); },
@@ -268,7 +266,7 @@ const State states[] = {
          s.listen(), s.peer = newcomer(s.fd), s.hear_all();
          s.none_free.emplace(), try_accept(s);
      },
-     "it stays in the backlog: level-triggered says r for ever, and spins; edge-triggered stalls",
+     "it stays in the backlog: level-triggered says r every time, and spins; edge-triggered stalls",
      "accept(2), epoll(7)"},
 
     {"The registration", "no-events", "no events asked; half-closed, 10 unread", 11,

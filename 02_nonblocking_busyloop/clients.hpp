@@ -1,0 +1,35 @@
+// clients.hpp, the same in every stage from 2 on: what a server keeps of each client.
+#pragma once
+
+#include <poll.h>
+
+#include "calls.hpp"
+#include "service.hpp"
+
+/// What a descriptor is watched for, and what it is ready for: poll()'s bits. A hang-up or an error
+/// is reported unasked.
+using Events = unsigned;
+constexpr Events nothing = 0, readable = POLLIN, writable = POLLOUT, urgent = POLLPRI;
+constexpr Events hangup = POLLHUP | POLLERR;
+
+struct Client {
+    Descriptor fd;
+    Session session;
+    bool finished = false;     // it is closed at the end of this round
+    Events watched = nothing;  // what the stage watches it for
+
+    Client(int number, Service service) : fd(number), session{service, number} {}
+
+    /// For writing only while bytes wait for it: an idle socket is always writable, and a wait that
+    /// asks for that returns at once, every time.
+    Events wants() const {
+        const bool read_on = !session.eof && !session.ending && !session.outbox.full();
+        return (read_on ? readable | urgent : nothing) |
+               (session.outbox.empty() ? nothing : writable);
+    }
+
+    /// A call on it failed. "Not now" is no failure; anything else ends this client, and no other.
+    void failed(int error) {
+        if (!try_again(error)) session.abandon(errno_name(error));
+    }
+};
