@@ -416,6 +416,12 @@ EXPECTED.update({
     "vanishes": {"all": {"closed": 20, "reasons": _none_but("ECONNRESET", "EPIPE"),
                          "serves": "hello good\n"}},
     "reset_in_backlog": {"all": {"right_answers": 100, "reasons": BROKEN_OFF, "served": True}},
+    "reset_unread": {
+        "all": {case: {"reason": one_of("ECONNRESET", "EPIPE"), "asleep": True, "served": True}
+                for case in ("outbox full", "half-closed")},
+        "2": {case: {"reason": one_of("ECONNRESET", "EPIPE"), "asleep": False, "served": True}
+              for case in ("outbox full", "half-closed")},
+    },
     "mute_reader": {
         "all": {"kept_back": True, "others_served_meanwhile": 5,
                 # The sanitizers keep memory for a while that was given back.

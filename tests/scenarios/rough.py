@@ -126,6 +126,26 @@ def reset_in_backlog(run):
     return {"right_answers": right, "reasons": sorted(reasons), "served": _served(run)}
 
 
+@scenario("A client resets while it is not being read: is it closed, or does the server spin?")
+def reset_unread(run):
+    server, result, fits = run.server, {}, 0
+    for case in "outbox full", "half-closed":
+        mark = server.mark()           # the second one may get the first one's number
+        a = run.connect(**SMALL)
+        if case == "outbox full":
+            _fill(run, a, bytes(8 * MEBIBYTE))
+            fits = sum(event.get("bytes", 0) for event in server.all("send", after=mark))
+        else:                          # so much that 128 KiB wait in the outbox
+            a.send(bytes(fits + 128 * 1024))
+            a.half_close()
+            if run.variant.stage > 1:  # stage 1 sleeps in send()
+                server.wait_for("recv", after=mark, bytes=0)
+        a.reset()
+        result[case] = {"reason": server.closed(a)["reason"], "asleep": server.idle(0.1)["asleep"],
+                        "served": _served(run)}
+    return result
+
+
 # --- those who do not read ------------------------------------------------------------------
 
 @scenario("64 MiB to echo from a client that reads nothing: who pays?")
