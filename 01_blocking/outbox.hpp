@@ -22,6 +22,14 @@ public:
         full_ = full_ || size() >= outbox_limit;
     }
 
+    void clear() {
+        bytes_.clear();
+        // Ten thousand peers that once had much to read must not keep that memory.
+        if (bytes_.capacity() > 4096) bytes_.shrink_to_fit();
+        sent_ = 0;
+        full_ = false;
+    }
+
     /// The kernel took the first `count` of `bytes`, which are waiting() or, if nothing waits, were
     /// never in here: what is left of those is kept.
     void sent_of(std::string_view bytes, std::size_t count) {
@@ -29,7 +37,7 @@ public:
         if (empty()) return append(bytes.substr(count));
         sent_ += count;
         if (sent_ == bytes_.size()) {
-            *this = {};  // gives its memory back: ten thousand peers may have had much to read once
+            clear();
         } else if (sent_ >= bytes_.size() / 2) {
             // Half of it at a time: to move the rest to the front at every short send would take
             // quadratic time, and never to move it would let an outbox grow that is never empty.

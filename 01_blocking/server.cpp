@@ -56,7 +56,8 @@ private:
             read_from(fd.get(), session);
             send_all(fd.get(), session);
         }
-        if (signals::stopped(narration_) && !session.ending) say_goodbye(fd.get(), session);
+        const bool over = (session.eof || session.ending) && session.outbox.empty();
+        if (!over) say_goodbye(fd.get(), session);  // a signal came first
         services_.leave(session);
         signals::may_sleep_in(1, -1);
         close(fd, session);
@@ -78,11 +79,12 @@ private:
     // The kernel may take less than it is offered, when a signal comes: the rest is offered again.
     void send_all(int fd, Session& session) {
         services_.spoken_to.clear();  // nobody else can be spoken to
-        while (!session.outbox.empty() && !signals::stopped(narration_)) {
+        while (!session.outbox.empty()) {
             const std::string_view bytes = session.outbox.waiting();
             const ssize_t count = calls_.send(fd, bytes);  // sleeps until the kernel has room
             if (count >= 0) session.outbox.sent_of(bytes, static_cast<std::size_t>(count));
             else if (!try_again(errno)) session.abandon(errno_name(errno));
+            if (signals::stopped(narration_)) break;
         }
     }
 
@@ -105,8 +107,8 @@ private:
     void pause(int error) {
         narration_.narrate("pause", "reason=%s clients=0", errno_name(error));
         const double until = monotonic() + 1;
-        while (monotonic() < until && !signals::stopped(narration_))
-            signals::rest(until - monotonic());
+        for (double left = 1; left > 0 && !signals::stopped(narration_); left = until - monotonic())
+            signals::rest(left);
         narration_.narrate("resume", "clients=0");
     }
 

@@ -37,13 +37,13 @@ struct Session {
     std::string inbox{};           // the start of a line whose newline has not come yet
     std::string name{};            // of a chat member
     const char* ending = nullptr;  // why it ends, once the outbox is sent: nothing more is read
-    bool eof = false;              // the peer sends no more, though it may still read
+    bool eof = false;              // nothing more comes from the peer, or is wanted of it
     bool spoken_to = false;        // it is listed in Services::spoken_to
 
     /// Ends it without another word.
     void abandon(const char* reason) {
         eof = true;
-        outbox = {};
+        outbox.clear();
         ending = reason;
     }
 };

@@ -98,7 +98,8 @@ private:
     void serve(const Ready& ready) {
         if (const auto found = clients_.find(ready.fd); found != clients_.end()) {
             Client& client = found->second;
-            if (ready.events & urgent) calls_.recv_urgent(ready.fd);  // or it is reported again
+            // The urgent byte is reported in every round until it is read.
+            if (ready.events & client.watched & urgent) calls_.recv_urgent(ready.fd);
             if (ready.events & (readable | hangup)) read_from(client);
             if (ready.events & (writable | hangup)) write_to(client);
             return update(client);
@@ -147,15 +148,15 @@ private:
         const ssize_t count = calls_.send(client.fd.get(), bytes);
         if (count >= 0 || try_again(errno))
             session.outbox.sent_of(bytes, count < 0 ? 0 : static_cast<std::size_t>(count));
-        else if (session.service == Service::chat && (errno == EPIPE || errno == ECONNRESET))
+        else if (session.service == Service::chat && !session.eof && !session.ending &&
+                 (errno == EPIPE || errno == ECONNRESET))
             // A member that sent a line and closed answers our next send() with a reset. Its line
             // may still be unread, so keep reading.
-            session.outbox = {};
+            session.outbox.clear();
         else client.failed(errno);
     }
 
-    // What the services have said is sent now. The kernel has no room for a client that waits for
-    // writability already.
+    // Sends what the services have said, but not to clients that wait for writability already.
     void send_answers() {
         for (Session* session : services_.spoken_to) {
             Client& client = clients_.at(session->id);
@@ -186,6 +187,7 @@ private:
             services_.leave(finished_[i]->session);
             send_answers();
             close(*finished_[i]);
+            clients_.erase(finished_[i]->session.id);
         }
         finished_.clear();
         if (paused() && (room || monotonic() >= paused_until_)) {
@@ -201,7 +203,6 @@ private:
         if (!client.session.eof) calls_.drop_input(client.fd.get());
         watch(client.fd.get(), client.watched, nothing);
         calls_.close(client.fd, client.session.ending);
-        clients_.erase(client.session.id);
     }
 
     // Descriptors or memory are lacking, so the newcomer stays in the accept queue until a client
@@ -227,11 +228,11 @@ private:
 
     // Tells the clients, once: what the kernel does not take is dropped.
     void stop() {
-        for (auto& [fd, client] : clients_) services_.say_goodbye(client.session);
-        send_answers();
-        while (!clients_.empty()) {
-            clients_.begin()->second.session.ending = "stop";
-            close(clients_.begin()->second);
+        for (auto& [fd, client] : clients_) {
+            services_.say_goodbye(client.session);
+            write_to(client);
+            client.session.ending = "stop";
+            close(client);
         }
     }
 

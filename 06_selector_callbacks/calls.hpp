@@ -1,6 +1,6 @@
-// calls.hpp, the same in every stage: the system calls on connections. Each function is named like
-// its system call, returns what that returns, and leaves errno as it is; on the way the call is
-// counted and narrated. Nothing is decided here.
+// calls.hpp, the same in every stage: the system calls on connections. accept(), recv() and send()
+// return what their namesakes return, and leave errno as it is; on the way each call is counted and
+// narrated. What to do next is not decided here.
 #pragma once
 
 #include <cstdio>
@@ -104,7 +104,7 @@ public:
         ::shutdown(fd, SHUT_WR);
         made("shutdown", fd, " how=SHUT_WR");
         set_nonblocking(fd);
-        char bytes[4096];
+        char bytes[16 * 1024];
         ssize_t count = 1;
         for (std::size_t dropped = 0; dropped < outbox_limit && count > 0;) {
             ++narration_.counters.recv;

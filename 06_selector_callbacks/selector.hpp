@@ -30,6 +30,7 @@
 #if __has_include(<sys/epoll.h>) && !defined(SELECTOR_WITHOUT_EPOLL)
 #include <sys/epoll.h>
 #include <unistd.h>
+#define SELECTORS_HAVE_EPOLL
 #endif
 
 namespace selectors {
@@ -90,16 +91,15 @@ public:
     const ReadyList& select(double timeout = -1) {
         retired_.clear();
         ready_.clear();
-        errno = 0;
         const int count = wait(timeout);
         if (count < 0 && errno != EINTR)
             throw std::system_error(errno, std::generic_category(), call());
         if (count > 0) collect(count);
+        errno = count < 0 ? EINTR : 0;
         return ready_;
     }
 
-    /// What the last select() returned; empty if it failed.
-    const ReadyList& ready() const { return ready_; }
+    const ReadyList& ready() const { return ready_; }  // of the last select(); empty if it failed
     const Key& get_key(int fd) const { return const_cast<Selector*>(this)->find(fd); }
     std::size_t size() const { return keys_.size(); }
 
@@ -246,7 +246,7 @@ private:
     std::unordered_map<int, std::size_t> place_;  // of a descriptor in watched_
 };
 
-#ifdef EPOLL_CTL_ADD
+#ifdef SELECTORS_HAVE_EPOLL
 /// The list is the kernel's, and only what is ready comes back.
 class EpollSelector : public Selector {
 public:
@@ -292,7 +292,7 @@ protected:
         for (int i = 0; i < count; ++i) {
             const epoll_event& entry = found_[static_cast<std::size_t>(i)];
             const auto key = keys_.find(entry.data.fd);
-            // Otherwise it was closed without unregister(), and lives on in a copy (dup, fork).
+            // Otherwise it was closed before unregister(), and lives on in a copy (dup, fork).
             if (key != keys_.end()) report(*key->second, entry.events);
         }
     }

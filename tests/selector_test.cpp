@@ -30,7 +30,7 @@ const std::string* backend;  // select, poll or epoll
 std::unique_ptr<Selector> make() {
     if (*backend == "select") return std::make_unique<selectors::SelectSelector>();
     if (*backend == "poll") return std::make_unique<selectors::PollSelector>();
-#ifdef EPOLL_CTL_ADD
+#ifdef SELECTORS_HAVE_EPOLL
     if (*backend == "epoll") return std::make_unique<selectors::EpollSelector>();
 #endif
     std::exit(77);

@@ -186,7 +186,7 @@ const State states[] = {
      "send(2), signal(7), RFC 9293 3.6.1"},
     {"", "reset", "peer reset (RST)", 0,
      [](Scene& s) { s.open(), s.peer_resets(); },
-     "select knows no errors, it says r and w; the error is told once, to the first call that asks",
+     "select knows no errors, it says r and w; the error is told once, to whichever asks first",
      "select(2), socket(7), RFC 9293 3.5.3"},
     {"", "reset-unread", "peer reset, 10 bytes unread", 4,
      [](Scene& s) { s.open(), s.arrive(10), s.hear_all(), s.peer_resets(); },
