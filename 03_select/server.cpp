@@ -99,7 +99,7 @@ private:
         if (const auto found = clients_.find(ready.fd); found != clients_.end()) {
             Client& client = found->second;
             // The urgent byte is reported in every round until it is read.
-            if (ready.events & client.watched & urgent) calls_.recv_urgent(ready.fd);
+            if (ready.events & urgent) calls_.recv_urgent(ready.fd);
             if (ready.events & (readable | hangup)) read_from(client);
             if (ready.events & (writable | hangup)) write_to(client);
             return update(client);
@@ -148,12 +148,7 @@ private:
         const ssize_t count = calls_.send(client.fd.get(), bytes);
         if (count >= 0 || try_again(errno))
             session.outbox.sent_of(bytes, count < 0 ? 0 : static_cast<std::size_t>(count));
-        else if (session.service == Service::chat && !session.eof && !session.ending &&
-                 (errno == EPIPE || errno == ECONNRESET))
-            // A member that sent a line and closed answers our next send() with a reset. Its line
-            // may still be unread, so keep reading.
-            session.outbox.clear();
-        else client.failed(errno);
+        else client.failed_to_send(errno);
     }
 
     // Sends what the services have said, but not to clients that wait for writability already.

@@ -32,4 +32,12 @@ struct Client {
     void failed(int error) {
         if (!try_again(error)) session.abandon(errno_name(error));
     }
+
+    /// A chat member that sent a line and closed answers our next send() with a reset. Its line may
+    /// still be unread: what waits for it is dropped, and it is read on.
+    void failed_to_send(int error) {
+        const bool reads_on = session.service == Service::chat && !session.eof && !session.ending;
+        if (reads_on && (error == EPIPE || error == ECONNRESET)) session.outbox.clear();
+        else failed(error);
+    }
 };

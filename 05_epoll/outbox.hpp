@@ -25,7 +25,7 @@ public:
     void clear() {
         bytes_.clear();
         // Ten thousand peers that once had much to read must not keep that memory.
-        if (bytes_.capacity() > 4096) bytes_.shrink_to_fit();
+        if (bytes_.capacity() > 4096) std::string().swap(bytes_);
         sent_ = 0;
         full_ = false;
     }

@@ -156,12 +156,7 @@ private:
         const ssize_t count = calls_.send(client.fd.get(), bytes);
         if (count >= 0 || try_again(errno))
             session.outbox.sent_of(bytes, count < 0 ? 0 : static_cast<std::size_t>(count));
-        else if (session.service == Service::chat && !session.eof && !session.ending &&
-                 (errno == EPIPE || errno == ECONNRESET))
-            // A member that sent a line and closed answers our next send() with a reset. Its line
-            // may still be unread, so keep reading.
-            session.outbox.clear();
-        else client.failed(errno);
+        else client.failed_to_send(errno);
     }
 
     // Sends what the services have said, but not to clients that wait for writability already.
