@@ -6,11 +6,11 @@
 //
 // The trouble: one thread can sleep in one call only. While it sleeps in recv() for the first
 // client, the second one is connected (the kernel did that; the connection waits in the accept
-// queue) and gets no answer. While it sleeps in accept() on one listener, nobody accepts on the
-// others.
+// queue) and gets no answer. And it accepts on its first listener only: clients of the others are
+// connected, and never answered.
 //
-// What it costs: everybody's time. What it has: two system calls for a message, no state but the
-// conversation itself, and nothing simpler.
+// What it costs: everybody's time. What is good: two system calls for a message, recv() and send(),
+// and one conversation is all that it has to remember.
 //
 // Try: make run-1, then make client-1 in two other terminals. Which one gets an answer? End the
 // first one. Then the same with make run-3.

@@ -4,8 +4,8 @@
 //
 // The one change: no call sleeps. Every socket is non-blocking, so a call that has nothing to
 // return fails at once with EAGAIN, "would block", and all sockets can be tried in turn, all the
-// time. What the sleeping call kept for you, you now keep yourself: which clients there are, what
-// of an answer is not sent yet, why a client is about to go.
+// time. What the sleeping call kept for you, you now keep yourself: a list of clients, and for each
+// of them what is not sent yet, and whether it is about to go.
 //
 // What it costs: a whole CPU, even with no clients at all. Nearly all calls are made for nothing:
 // see would_block in the spin lines.

@@ -9,7 +9,7 @@
 //
 // What it costs: select() overwrites the three sets, so they are rebuilt for every call, copied
 // into the kernel and back, walked there and walked here. And an fd_set ends at FD_SETSIZE:
-// FD_SET() of a greater number writes over the memory behind it.
+// FD_SET() of that number or a greater one writes over the memory behind it.
 //
 // Try: make diff-3. make run-3, and connect twice. make run-3 ARGS="-t 0.5": the watched set beside
 // the ready list.

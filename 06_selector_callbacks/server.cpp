@@ -1,6 +1,6 @@
 // Stage 6: a selector with callbacks.
 //
-// The trouble with stage 5: the loop must know what each ready descriptor is, and one system call.
+// The trouble with stage 5: the loop must know what each descriptor is; only epoll can do its wait.
 //
 // The one change: a descriptor is registered together with the function to call when it is ready.
 // The loop asks and calls back; it knows nothing of listeners or clients. Which system call waits,
@@ -9,8 +9,8 @@
 // What it costs: an indirect call for each event, and a program that can no longer be read from top
 // to bottom: what happens next is whatever was registered.
 //
-// Try: make diff-6. make run-6 ARGS="-s poll". In a debugger, break in read_from(), and look who
-// called it: "The callback is called by the user's process; the system only notifies."
+// Try: make diff-6. make run-6 ARGS="-s poll". In a debugger, break in read_from(), and look what
+// called it: the callback is called by the program; the system only notifies.
 
 #include <map>
 #include <vector>
