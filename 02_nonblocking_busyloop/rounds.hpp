@@ -9,7 +9,7 @@ class Rounds {
 public:
     explicit Rounds(Narration& narration) : narration_(narration) {}
 
-    /// To be called once a round, with the number of sockets that were tried.
+    /// Call it once a round, with the number of sockets that there are.
     void count(std::size_t tried) {
         narration_.counters.scanned += tried;
         ++rounds_;

@@ -57,7 +57,7 @@ inline void catch_all(const Options& options) {
 /// The descriptor to watch: readable as soon as a signal has come.
 inline int fd() { return pipe[0]; }
 
-/// Whether to stop; prints the stats if they were asked for. To be called once a round.
+/// Whether to stop; prints the stats if they were asked for. Call it at least once a round.
 inline bool stopped(Narration& narration) {
     static bool stopping = false;
     if (!pending || stopping) return stopping;

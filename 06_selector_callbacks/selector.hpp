@@ -50,10 +50,10 @@ struct Key {
 
 using ReadyList = std::vector<std::pair<const Key*, Events>>;
 
-/// What the three have in common. Every error is an exception, and leaves things as they were:
-/// std::invalid_argument: a negative descriptor, one registered already, one that select() cannot
-/// hold, no events; std::out_of_range: a descriptor that is not registered; std::system_error: what
-/// the system says, EBADF for a closed descriptor, EPERM for a file that epoll cannot watch.
+/// What the three have in common. Every error is an exception, and (std::bad_alloc aside) leaves
+/// things as they were: std::invalid_argument: a negative descriptor, one registered already, one
+/// that select() cannot hold, no or unknown events; std::out_of_range: one that is not registered;
+/// std::system_error: EBADF for a closed descriptor, EPERM for a file that epoll cannot watch, ...
 class Selector {
 public:
     virtual ~Selector() = default;
