@@ -2,8 +2,8 @@
 
 FOLDERS := 01_blocking 02_nonblocking_busyloop 03_select 04_poll 05_epoll 06_selector_callbacks
 # Each is the same in every stage, from the first that has it.
-HEADERS := calls.hpp clients.hpp listener.hpp narration.hpp options.hpp outbox.hpp service.hpp \
-           signals.hpp text.hpp waits.hpp
+HEADERS := calls.hpp clients.hpp deadlines.hpp listener.hpp narration.hpp options.hpp \
+           outbox.hpp service.hpp signals.hpp text.hpp waits.hpp
 NUMBERS := 1 2 3 4 5 6
 
 # Sanitized programs live in a folder of their own: the two kinds are never mixed up.

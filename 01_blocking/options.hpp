@@ -37,8 +37,10 @@ public:
     std::string selector;  // stage 6
 
     /// A bad word ends the program with one line on stderr and status 2, -h with status 0.
-    Options(int argc, char* argv[], int number, const char* folder, const char* by_default = "")
-        : stage(number), name(folder), selector(by_default) {
+    /// `selectors`: what -s may name, the default last.
+    Options(int argc, char* argv[], int number, const char* folder,
+            const std::vector<std::string>& selectors = {})
+        : stage(number), name(folder), selector(selectors.empty() ? "" : selectors.back()) {
         const std::string known = joined({"+:a:e:g:c:t:vqh", own("p", "s:")});
         opterr = 0;  // the one line is ours
         for (int word = 1, option; (option = ::getopt(argc, argv, known.c_str())) != -1;
@@ -52,7 +54,7 @@ public:
             case 'v': verbose = true; break;
             case 'q': quiet = true; break;
             case 'p': probe = true; break;
-            case 's': selector = optarg; break;
+            case 's': selector = one_of(selectors); break;
             case 'h': help();
             case ':': fail(2, "-%c wants a value; %s", optopt, usage().c_str());
             default: fail(2, "unknown option %s; %s", unknown(argv[word]).c_str(), usage().c_str());
@@ -96,6 +98,15 @@ private:
             fail(2, "-%c %s: a number from %g to %g is wanted", option, in_quotes(optarg).c_str(),
                  least, most);
         return value;
+    }
+
+    std::string one_of(const std::vector<std::string>& names) const {
+        std::string list;
+        for (const std::string& known : names) {
+            if (known == optarg) return known;
+            list += joined({list.empty() ? "" : known == names.back() ? " or " : ", ", known});
+        }
+        fail(2, "-s %s: %s is wanted", in_quotes(optarg).c_str(), list.c_str());
     }
 
     int port(int option) const {

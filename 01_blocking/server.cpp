@@ -6,8 +6,7 @@
 //
 // The trouble: one thread can sleep in one call only. While it sleeps in recv() for the first
 // client, the second one is connected (the kernel did that; the connection waits in the accept
-// queue) and gets no answer. And it accepts on its first listener only: clients of the others are
-// connected, and never answered.
+// queue) and gets no answer. And it accepts on its first listener only: clients of the others wait.
 //
 // What it costs: everybody's time. What is good: two system calls for a message, recv() and send(),
 // and one conversation is all that it has to remember.
@@ -15,6 +14,7 @@
 // Try: make run-1, then make client-1 in two other terminals. Which one gets an answer? End the
 // first one. Then the same with make run-3.
 
+#include <new>
 #include <vector>
 
 #include "calls.hpp"
@@ -25,7 +25,6 @@ namespace {
 class Server {
 public:
     explicit Server(Narration& narration) : narration_(narration) {
-        narration.start();
         for (const Port& port : narration.options.ports)
             listeners_.push_back(open_listener(port, narration));
         for (std::size_t i = 1; i < listeners_.size(); ++i)
@@ -47,20 +46,25 @@ public:
 private:
     // One client, from its first byte to its last. Until it leaves, nobody else is served.
     void serve(Descriptor fd, Service service) {
+        Session session{service, fd.get()};
         signals::may_sleep_in(1, fd.get());
         calls_.set_nodelay(fd.get());
-        Session session{service, fd.get()};
-        services_.connect(session);
-        send_all(fd.get(), session);
-        while (!session.eof && !session.ending && !signals::stopped(narration_)) {
-            read_from(fd.get(), session);
+        try {
+            services_.connect(session);
             send_all(fd.get(), session);
+            while (!session.eof && !session.ending && !signals::stopped(narration_)) {
+                read_from(fd.get(), session);
+                send_all(fd.get(), session);
+            }
+        } catch (const std::bad_alloc&) {
+            session.abandon("ENOMEM");
         }
-        const bool over = (session.eof || session.ending) && session.outbox.empty();
+        const bool over = session.outbox.empty() && (session.eof || session.ending);
         if (!over) say_goodbye(fd.get(), session);  // a signal came first
+        else if (!session.eof) lingering_close(fd.get(), session);
         services_.leave(session);
         signals::may_sleep_in(1, -1);
-        close(fd, session);
+        calls_.close(fd, session.ending ? session.ending : "eof");
     }
 
     void read_from(int fd, Session& session) {
@@ -78,14 +82,26 @@ private:
 
     // The kernel may take less than it is offered, when a signal comes: the rest is offered again.
     void send_all(int fd, Session& session) {
-        services_.spoken_to.clear();  // nobody else can be spoken to
+        services_.spoken_to.clear();                 // nobody else can be spoken to
+        if (session.ending) calls_.limit_sleep(fd);  // it has linger_time to take its last words
+        double until = monotonic() + linger_time;
         while (!session.outbox.empty()) {
             const std::string_view bytes = session.outbox.waiting();
             const ssize_t count = calls_.send(fd, bytes);  // sleeps until the kernel has room
+            if (count > 0) until = monotonic() + linger_time;
             if (count >= 0) session.outbox.sent_of(bytes, static_cast<std::size_t>(count));
             else if (!try_again(errno)) session.abandon(errno_name(errno));
+            else if (session.ending && monotonic() > until) session.abandon("slow_reader");
             if (signals::stopped(narration_)) break;
         }
+    }
+
+    // Its last words are sent, and it has not ended its input: see linger_time.
+    void lingering_close(int fd, Session& session) {
+        calls_.shutdown(fd);
+        const double until = monotonic() + linger_time;
+        while (!session.eof && monotonic() < until && !signals::stopped(narration_))
+            read_from(fd, session);
     }
 
     // Once, and without sleeping: a server that stops does not wait for a client.
@@ -94,21 +110,13 @@ private:
         session.ending = "stop";
         calls_.set_nonblocking(fd);
         if (!session.outbox.empty()) calls_.send(fd, session.outbox.waiting());
-    }
-
-    // close() with bytes unread sends a reset, and a reset may overtake our last words (RFC 1122,
-    // 4.2.2.13). So what has come already is read, and dropped.
-    void close(Descriptor& fd, const Session& session) {
-        if (!session.eof) calls_.drop_input(fd.get());
-        calls_.close(fd, session.ending ? session.ending : "eof");
+        if (!session.eof) calls_.recv(fd, buffer_, sizeof buffer_);  // or close() sends a reset
     }
 
     // Descriptors or memory are lacking, so the newcomer stays in the accept queue for a second.
     void pause(int error) {
         narration_.narrate("pause", "reason=%s clients=0", errno_name(error));
-        const double until = monotonic() + 1;
-        for (double left = 1; left > 0 && !signals::stopped(narration_); left = until - monotonic())
-            signals::rest(left);
+        signals::rest(1);
         narration_.narrate("resume", "clients=0");
     }
 
@@ -125,6 +133,7 @@ int main(int argc, char* argv[]) {
     const Options options(argc, argv, 1, "01_blocking");
     Narration narration(options);
     signals::catch_all(options);
+    narration.start();
     Server(narration).run();
     narration.stats();
 }

@@ -12,7 +12,6 @@
 /// Makes each call once, on sockets of its own on the loopback, and narrates what came back.
 /// Returns the program's exit status.
 inline int probe(Narration& narration) {
-    narration.start();
     const auto show = [&](const char* call, long result, int error, const char* text) {
         narration.say("probe", "call=%s result=%ld errno=%s text=\"%s\"", call, result,
                       errno_name(result < 0 ? error : 0), text);

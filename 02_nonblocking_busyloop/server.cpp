@@ -14,10 +14,12 @@
 // returns when it would have had to wait.
 
 #include <map>
+#include <new>
 #include <vector>
 
 #include "calls.hpp"
 #include "clients.hpp"
+#include "deadlines.hpp"
 #include "probe.hpp"
 #include "rounds.hpp"
 #include "signals.hpp"
@@ -27,8 +29,6 @@ namespace {
 class Server {
 public:
     explicit Server(Narration& narration) : narration_(narration) {
-        narration.start();
-        calls_.setrlimit(RLIM_INFINITY);
         for (const Port& port : narration.options.ports) {
             listeners_.push_back(open_listener(port, narration));
             calls_.set_nonblocking(listeners_.back().fd.get());
@@ -37,8 +37,12 @@ public:
 
     void run() {
         while (!signals::stopped(narration_)) {
-            try_all();
-            close_finished();
+            try {
+                close_finished();
+                try_all();
+            } catch (const std::bad_alloc&) {
+                refuse(serving_, ENOMEM);
+            }
             rounds_.count(listeners_.size() + clients_.size());
         }
         stop();
@@ -51,6 +55,7 @@ private:
     void try_all() {
         for (const Listener& listener : listeners_) accept_from(listener);
         for (auto& [fd, client] : clients_) {
+            serving_ = fd;
             read_from(client);
             write_to(client);
             update(client);
@@ -61,13 +66,17 @@ private:
 
     // Accepts one client. Another one that waits is accepted in the next round.
     void accept_from(const Listener& listener) {
-        if (paused()) return;
-        const int fd = calls_.accept(listener);
-        if (fd < 0 && !only_this_newcomer(errno)) pause(errno);
+        serving_ = listener.fd.get();
+        if (deadlines_.paused()) return;
+        finished_.reserve(clients_.size() + 1);  // so that to end a client takes no memory
+        newcomer_ = Descriptor(calls_.accept(listener));
+        const int fd = newcomer_.get();
+        if (fd < 0 && !only_this_newcomer(errno)) refuse(listener.fd.get(), errno);
         if (fd < 0) return;
         calls_.set_nonblocking(fd);
         calls_.set_nodelay(fd);
-        Client& client = clients_.try_emplace(fd, fd, listener.service).first->second;
+        Client& client = clients_.try_emplace(fd, newcomer_, listener.service).first->second;
+        serving_ = fd;
         services_.connect(client.session);
         send_answers();
     }
@@ -114,53 +123,58 @@ private:
 
     // After anything that may have changed what is wanted of this client.
     void update(Client& client) {
+        if (client.session.ending) lingering_close(client, calls_, deadlines_);
         if (client.wants() != nothing || client.finished) return;
         client.finished = true;
-        if (!client.session.ending) client.session.ending = "eof";
+        client.session.end("eof");
         finished_.push_back(&client);
     }
 
-    // At the end of a round, not earlier: try_all() walks the clients, and none may be erased then.
+    // When a round is over, not earlier: try_all() walks the clients, and none may be erased then.
     void close_finished() {
-        const bool room = !finished_.empty();
-        if (!room && !paused()) return;
+        while (Client* late = deadlines_.over()) update(*late);
         // By index: telling the others that a member leaves may finish more of them.
         for (std::size_t i = 0; i < finished_.size(); ++i) {
             services_.leave(finished_[i]->session);
             send_answers();
-            close(*finished_[i]);
-            clients_.erase(finished_[i]->session.id);
+        }
+        const bool room = !finished_.empty();
+        for (Client* client : finished_) {
+            close(*client);
+            clients_.erase(client->session.id);
         }
         finished_.clear();
-        if (paused() && (room || monotonic() >= paused_until_)) {
-            paused_until_ = 0;
-            narration_.narrate("resume", "clients=%llu", narration_.counters.clients);
-        }
+        if (!deadlines_.paused() || (!room && monotonic() < deadlines_.retry)) return;
+        deadlines_.retry = no_limit;
+        narration_.narrate("resume", "clients=%llu", narration_.counters.clients);
     }
 
-    // close() with bytes unread sends a reset, and a reset may overtake our last words (RFC 1122,
-    // 4.2.2.13). So what has come already is read, and dropped.
     void close(Client& client) {
-        if (!client.session.eof) calls_.drop_input(client.fd.get());
+        deadlines_.move(client, no_limit);
         calls_.close(client.fd, client.session.ending);
     }
 
-    // Descriptors or memory are lacking, so the newcomer stays in the accept queue until a client
-    // leaves, or for a second.
-    void pause(int error) {
-        paused_until_ = monotonic() + 1;
+    // Descriptors or memory are lacking for what `fd` needs. A client ends. Newcomers stay in the
+    // accept queue until a client leaves, or for a second.
+    void refuse(int fd, int error) {
+        if (const auto found = clients_.find(fd); found != clients_.end()) {
+            found->second.failed(error);
+            return update(found->second);
+        }
+        if (newcomer_.get() >= 0) calls_.close(newcomer_, errno_name(error));
+        deadlines_.retry = monotonic() + 1;
         narration_.narrate("pause", "reason=%s clients=%llu", errno_name(error),
                            narration_.counters.clients);
     }
 
-    bool paused() const { return paused_until_ != 0; }
-
-    // Tells the clients, once: what the kernel does not take is dropped.
+    // Tells the clients, once: what the kernel does not take is dropped. What has just come is
+    // read, so that no reset overtakes the goodbye: see linger_time.
     void stop() {
         for (auto& [fd, client] : clients_) {
             services_.say_goodbye(client.session);
             write_to(client);
-            client.session.ending = "stop";
+            client.session.end("stop");
+            if (!client.session.eof) read_from(client);
             close(client);
         }
     }
@@ -170,8 +184,10 @@ private:
     Services services_;
     std::vector<Listener> listeners_;
     std::map<int, Client> clients_;  // by descriptor
-    std::vector<Client*> finished_;  // to be closed at the end of this round
-    double paused_until_ = 0;        // 0: clients are accepted
+    std::vector<Client*> finished_;  // to be closed when this round is over
+    Deadlines deadlines_;
+    Descriptor newcomer_{-1};  // accepted, and not a client yet
+    int serving_ = -1;         // who is to end if memory runs out
     char buffer_[read_limit(Service::echo)];
 
     Rounds rounds_{narration_};
@@ -183,7 +199,9 @@ int main(int argc, char* argv[]) {
     const Options options(argc, argv, 2, "02_nonblocking_busyloop");
     Narration narration(options);
     signals::catch_all(options);
+    narration.start();
     if (options.probe) return probe(narration);
+    limit_descriptors(narration, RLIM_INFINITY);
     Server(narration).run();
     narration.stats();
 }

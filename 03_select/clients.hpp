@@ -15,15 +15,18 @@ constexpr Events hangup = POLLHUP | POLLERR;
 struct Client {
     Descriptor fd;
     Session session;
-    bool finished = false;     // it is closed at the end of this round
+    bool finished = false;     // it is closed when this round is over
     Events watched = nothing;  // what the stage watches it for
+    double deadline = no_limit;
+    std::size_t unsent = std::string_view::npos;  // of its last words, when its deadline was set
 
-    Client(int number, Service service) : fd(number), session{service, number} {}
+    /// Takes `own` over.
+    Client(Descriptor& own, Service service) : fd(std::move(own)), session{service, fd.get()} {}
 
     /// For writing only while bytes wait for it: an idle socket is always writable, and a wait that
     /// asks for that returns at once, every time.
     Events wants() const {
-        const bool read_on = !session.eof && !session.ending && !session.outbox.full();
+        const bool read_on = !session.eof && (session.ending || !session.outbox.full());
         return (read_on ? readable | urgent : nothing) |
                (session.outbox.empty() ? nothing : writable);
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cctype>
+#include <new>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -22,9 +23,8 @@ inline const char* name_of(Service service) {
 constexpr std::size_t line_limit = 4096;  // bytes of one line, its newline not counted
 constexpr std::size_t name_limit = 20;    // bytes of a chat member's name
 
-/// The most bytes to read at once from a client of this service. A chat member's bytes are sent to
-/// all the others: two hundred members that paste a book at the same time must not keep the other
-/// clients waiting while gigabytes are sent.
+/// The most bytes to read at once from a client of this service. A chat member's are sent to all
+/// the others: two hundred members that paste a book must not keep the other clients waiting.
 constexpr std::size_t read_limit(Service service) {
     return service == Service::chat ? 1024 : 16 * 1024;
 }
@@ -40,11 +40,16 @@ struct Session {
     bool eof = false;              // nothing more comes from the peer, or is wanted of it
     bool spoken_to = false;        // it is listed in Services::spoken_to
 
-    /// Ends it without another word.
+    /// Nothing more is read. The first reason stands.
+    void end(const char* reason) {
+        if (!ending) ending = reason;
+    }
+
+    /// Ends it without another word. If nothing is lost by that, the first reason stands.
     void abandon(const char* reason) {
+        if (!ending || !outbox.empty()) ending = reason;
         eof = true;
         outbox.clear();
-        ending = reason;
     }
 };
 
@@ -104,9 +109,15 @@ private:
         if (session.ending) leave(session);  // at once, and not only when its outbox is sent
     }
 
+    // If there is no memory for it, this session ends, and not the one that is served just now.
     void say(Session& session, std::string_view text) {
-        session.outbox.append(text);
-        if (!std::exchange(session.spoken_to, true)) spoken_to.push_back(&session);
+        try {
+            if (!session.spoken_to) spoken_to.push_back(&session);
+            session.spoken_to = true;
+            if (!session.ending) session.outbox.append(text);
+        } catch (const std::bad_alloc&) {
+            session.abandon("ENOMEM");
+        }
     }
 
     // A member that does not read delays nobody: if there is no room for what another one says, it
@@ -114,12 +125,8 @@ private:
     void announce(std::string_view text, const Session* speaker = nullptr) {
         for (Session* member : members_) {
             if (member == speaker || member->ending) continue;
-            if (member->outbox.size() + text.size() <= outbox_limit) {
-                say(*member, text);
-            } else {
-                member->abandon("slow_reader");
-                say(*member, "");
-            }
+            if (member->outbox.size() + text.size() > outbox_limit) member->abandon("slow_reader");
+            say(*member, text);
         }
     }
 
@@ -127,17 +134,18 @@ private:
         const bool greets = session.service == Service::greet;
         say(session, greets ? "error: a line is 4096 bytes at the most\n"
                             : "* a line is 4096 bytes at the most\n");
-        session.ending = "line_too_long";
+        session.end("line_too_long");
     }
 
     void take_line(Session& session, std::string_view line) {
         if (session.service == Service::chat) return chat(session, line);
         say(session, line == "q" ? "goodbye" : line);
         say(session, line == "q" ? "\n" : " good\n");
-        if (line == "q") session.ending = "quit";
+        if (line == "q") session.end("quit");
     }
 
     void join(Session& session) {
+        spoken_to.reserve(members_.size() + 1);  // so that to tell them all takes no memory
         session.name = joined({"guest-", std::to_string(++guests_)});
         const std::string here = members_.empty() ? "alone here" : joined({"here: ", names()});
         say(session, joined({"* you are ", session.name, ", ", here, "\n"}));

@@ -28,10 +28,11 @@ inline double monotonic() {
     return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9;
 }
 
-/// `seconds` as poll() and epoll_wait() want them: whole milliseconds, -1 for no limit. Rounded up:
-/// rounded down, a fraction of a millisecond becomes 0, and the loop spins.
+/// `seconds` as poll() and epoll_wait() want them: whole milliseconds, -1 for no limit, 0 if it is
+/// over. Rounded up: rounded down, a fraction of a millisecond becomes 0, and the loop spins.
 inline int milliseconds(double seconds) {
     if (seconds == no_limit) return -1;
+    if (seconds < 0) return 0;
     const int whole = static_cast<int>(seconds * 1000);
     return whole < seconds * 1000 ? whole + 1 : whole;
 }
@@ -47,10 +48,12 @@ public:
         // Started with stdout closed, the first socket would get its number, and the narration.
         for (int fd = 0; fd <= 2; ++fd)
             if (::fcntl(fd, F_GETFD) < 0) ::open("/dev/null", O_RDWR);
+        unsaid_.reserve(longest);  // so that a line is written though memory has run out
         // A terminal with room for half a line makes write() wait for the rest. Opened once more,
         // it can be non-blocking for us and not for the shell, with which we share descriptor 1.
-        const char* terminal = ::ttyname(STDOUT_FILENO);
-        const int fd = terminal ? ::open(terminal, O_WRONLY | O_NOCTTY | O_NONBLOCK) : -1;
+        // Not by its name: in a container it may have none.
+        if (!::isatty(STDOUT_FILENO)) return;
+        const int fd = ::open("/dev/fd/1", O_WRONLY | O_NOCTTY | O_NONBLOCK);
         if (fd < 0) return;
         ::dup2(fd, STDOUT_FILENO);
         ::close(fd);
@@ -109,7 +112,7 @@ private:
             ++lost_;
             return;
         }
-        char line[2048];
+        char line[longest];
         int length = 0;
         if (lost_ > 0)
             length = std::snprintf(line, sizeof line, "%8.3f lost    lines=%llu\n", seconds, lost_);
@@ -126,10 +129,14 @@ private:
     // Whether stdout takes something within that time. After one timeout, do not wait again until
     // stdout has room.
     bool stdout_has_room(int patience) {
-        pollfd out{STDOUT_FILENO, POLLOUT, 0};
-        const bool found = ::poll(&out, 1, hangs_ ? 0 : patience) > 0;
+        const bool found = has_room(STDOUT_FILENO, hangs_ ? 0 : patience);
         hangs_ = !found && (hangs_ || patience > 0);
         return found;
+    }
+
+    static bool has_room(int fd, int patience) {
+        pollfd out{fd, POLLOUT, 0};
+        return ::poll(&out, 1, patience) > 0;
     }
 
     // Writes a line, or the rest of one that a terminal took in part: that comes with the next
@@ -142,11 +149,14 @@ private:
         } else if (errno != EINTR && errno != EAGAIN) {
             reader_left_ = true;
             narrating_ = false;
-            std::fprintf(stderr, "%s: stdout: %s: serving on without narration\n", options.name,
-                         errno_name(errno));
+            if (has_room(STDERR_FILENO, 0))  // its reader may hang, too
+                std::fprintf(stderr, "%s: stdout: %s: serving on without narration\n", options.name,
+                             errno_name(errno));
         }
         return unsaid_.empty();
     }
+
+    static constexpr std::size_t longest = 2048;  // bytes of a line
 
     const double started_ = monotonic();
     bool narrating_ = !options.quiet;

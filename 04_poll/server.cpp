@@ -13,12 +13,14 @@
 // Try: make diff-4, and compare the two wait(): what stage 3 does before each call is gone.
 
 #include <map>
+#include <new>
 #include <vector>
 
 #include <poll.h>
 
 #include "calls.hpp"
 #include "clients.hpp"
+#include "deadlines.hpp"
 #include "signals.hpp"
 #include "waits.hpp"
 
@@ -27,8 +29,6 @@ namespace {
 class Server {
 public:
     explicit Server(Narration& narration) : narration_(narration) {
-        narration.start();
-        calls_.setrlimit(RLIM_INFINITY);
         for (const Port& port : narration.options.ports) {
             listeners_.push_back(open_listener(port, narration));
             // Though a wait reports a client first: it may be gone again before accept().
@@ -40,8 +40,12 @@ public:
 
     void run() {
         while (!signals::stopped(narration_)) {
-            for (const Ready& ready : wait()) serve(ready);
-            close_finished();
+            try {
+                close_finished();
+                for (const Ready& ready : wait()) serve(ready);
+            } catch (const std::bad_alloc&) {
+                refuse(serving_, ENOMEM);
+            }
         }
         stop();
     }
@@ -72,7 +76,8 @@ private:
     // Sleeps until a watched descriptor is ready, or the time limit is over.
     const std::vector<Ready>& wait() {
         const double before = narration_.stopwatch();
-        const int count = ::poll(entries_.data(), entries_.size(), milliseconds(wait_limit()));
+        const int limit = milliseconds(deadlines_.left(narration_.options.timeout));
+        const int count = ::poll(entries_.data(), entries_.size(), limit);
         const int error = count < 0 ? errno : 0;
         ready_.clear();
         if (count > 0)  // how many, not which: so all are walked again
@@ -81,15 +86,16 @@ private:
                     ready_.push_back({entry.fd, static_cast<Events>(entry.revents)});
         narrate_wait(narration_, "poll", entries_.size(), ready_, 2 * entries_.size(), before,
                      error);
-        if (error && error != EINTR) signals::rest(1);  // out of memory: do not spin
+        if (error == EINVAL) refuse(serving_, EMFILE);  // the limit was lowered below our number
+        else if (error && error != EINTR) signals::rest(1);  // out of memory: do not spin
         return ready_;
     }
 
     // ---- What to do with it: the same text in stages 3, 4 and 5, nearly the same in 2 and 6 ----
 
-    // The ready list holds listeners and clients. (And the signal pipe, which needs nothing here:
-    // run() checks stopped().)
+    // A listener or a client. (The signal pipe needs nothing here: run() checks stopped().)
     void serve(const Ready& ready) {
+        serving_ = ready.fd;
         if (const auto found = clients_.find(ready.fd); found != clients_.end()) {
             Client& client = found->second;
             // The urgent byte is reported in every round until it is read.
@@ -104,13 +110,16 @@ private:
 
     // Accepts one client. Another one that waits is accepted in the next round.
     void accept_from(const Listener& listener) {
-        if (paused()) return;
-        const int fd = calls_.accept(listener);
-        if (fd < 0 && !only_this_newcomer(errno)) pause(errno);
+        if (deadlines_.paused()) return;
+        finished_.reserve(clients_.size() + 1);  // so that to end a client takes no memory
+        newcomer_ = Descriptor(calls_.accept(listener));
+        const int fd = newcomer_.get();
+        if (fd < 0 && !only_this_newcomer(errno)) refuse(listener.fd.get(), errno);
         if (fd < 0) return;
         calls_.set_nonblocking(fd);
         calls_.set_nodelay(fd);
-        Client& client = clients_.try_emplace(fd, fd, listener.service).first->second;
+        Client& client = clients_.try_emplace(fd, newcomer_, listener.service).first->second;
+        serving_ = fd;
         update(client);
         if (!client.finished) services_.connect(client.session);
         send_answers();
@@ -158,46 +167,55 @@ private:
 
     // After anything that may have changed what is wanted of this client.
     void update(Client& client) {
+        if (client.session.ending) lingering_close(client, calls_, deadlines_);
         const Events wanted = client.wants();
         watch(client.fd.get(), client.watched, wanted);
         if (wanted != nothing || client.finished) return;
         client.finished = true;
-        if (!client.session.ending) client.session.ending = "eof";
+        client.session.end("eof");
         finished_.push_back(&client);
     }
 
-    // At the end of a round, not earlier: the number of a closed descriptor is handed out again at
+    // When a round is over, not earlier: the number of a closed descriptor is handed out again at
     // once, and an event that this round has not handled yet would reach the wrong client.
     void close_finished() {
-        const bool room = !finished_.empty();
-        if (!room && !paused()) return;
+        while (Client* late = deadlines_.over()) update(*late);
         // By index: telling the others that a member leaves may finish more of them.
         for (std::size_t i = 0; i < finished_.size(); ++i) {
             services_.leave(finished_[i]->session);
             send_answers();
-            close(*finished_[i]);
-            clients_.erase(finished_[i]->session.id);
+        }
+        const bool room = !finished_.empty();
+        for (Client* client : finished_) {
+            close(*client);
+            clients_.erase(client->session.id);
         }
         finished_.clear();
-        if (paused() && (room || monotonic() >= paused_until_)) {
-            paused_until_ = 0;
-            narration_.narrate("resume", "clients=%llu", narration_.counters.clients);
-            watch_listeners(readable);
-        }
+        serving_ = clients_.empty() ? -1 : clients_.rbegin()->first;  // or whoever is newest
+        if (!deadlines_.paused() || (!room && monotonic() < deadlines_.retry)) return;
+        deadlines_.retry = no_limit;
+        narration_.narrate("resume", "clients=%llu", narration_.counters.clients);
+        watch_listeners(readable);
     }
 
-    // close() with bytes unread sends a reset, and a reset may overtake our last words (RFC 1122,
-    // 4.2.2.13). So what has come already is read, and dropped.
     void close(Client& client) {
-        if (!client.session.eof) calls_.drop_input(client.fd.get());
+        deadlines_.move(client, no_limit);
         watch(client.fd.get(), client.watched, nothing);
         calls_.close(client.fd, client.session.ending);
     }
 
-    // Descriptors or memory are lacking, so the newcomer stays in the accept queue until a client
-    // leaves, or for a second. Its listener stays ready: a loop that watched it would spin.
-    void pause(int error) {
-        paused_until_ = monotonic() + 1;
+    // Descriptors or memory are lacking for what `fd` needs. A client ends. Newcomers stay in the
+    // accept queue until a client leaves, or for a second; their listener stays ready meanwhile,
+    // and a loop that watched it would spin.
+    void refuse(int fd, int error) {
+        if (narration_.counters.waits == 0)
+            narration_.options.fail(1, "cannot watch fd %d: %s", fd, errno_name(error));
+        if (const auto found = clients_.find(fd); found != clients_.end()) {
+            found->second.failed(error);
+            return update(found->second);
+        }
+        if (newcomer_.get() >= 0) calls_.close(newcomer_, errno_name(error));
+        deadlines_.retry = monotonic() + 1;
         narration_.narrate("pause", "reason=%s clients=%llu", errno_name(error),
                            narration_.counters.clients);
         watch_listeners(nothing);
@@ -205,22 +223,18 @@ private:
 
     void watch_listeners(Events wanted) {
         for (Listener& listener : listeners_)
-            if (wanted == nothing || !paused())  // watching the one before may have been refused
+            if (wanted == nothing || !deadlines_.paused())  // by the one before
                 watch(listener.fd.get(), listener.watched, wanted);
     }
 
-    bool paused() const { return paused_until_ != 0; }
-
-    double wait_limit() const {
-        return paused() && narration_.options.timeout > 1 ? 1 : narration_.options.timeout;
-    }
-
-    // Tells the clients, once: what the kernel does not take is dropped.
+    // Tells the clients, once: what the kernel does not take is dropped. What has just come is
+    // read, so that no reset overtakes the goodbye: see linger_time.
     void stop() {
         for (auto& [fd, client] : clients_) {
             services_.say_goodbye(client.session);
             write_to(client);
-            client.session.ending = "stop";
+            client.session.end("stop");
+            if (!client.session.eof) read_from(client);
             close(client);
         }
     }
@@ -230,8 +244,10 @@ private:
     Services services_;
     std::vector<Listener> listeners_;
     std::map<int, Client> clients_;  // by descriptor
-    std::vector<Client*> finished_;  // to be closed at the end of this round
-    double paused_until_ = 0;        // 0: clients are accepted
+    std::vector<Client*> finished_;  // to be closed when this round is over
+    Deadlines deadlines_;
+    Descriptor newcomer_{-1};  // accepted, and not a client yet
+    int serving_ = -1;         // who is to end if memory runs out
     char buffer_[read_limit(Service::echo)];
 
     Events signals_watched_ = nothing;
@@ -246,6 +262,8 @@ int main(int argc, char* argv[]) {
     const Options options(argc, argv, 4, "04_poll");
     Narration narration(options);
     signals::catch_all(options);
+    narration.start();
+    limit_descriptors(narration, RLIM_INFINITY);
     Server(narration).run();
     narration.stats();
 }

@@ -48,9 +48,10 @@ inline void catch_all(const Options& options) {
     action.sa_mask = ours;
     action.sa_handler = handle;  // without SA_RESTART: a call that sleeps fails with EINTR
     for (const int number : {SIGINT, SIGTERM, SIGUSR1}) ::sigaction(number, &action, nullptr);
-    // send() to a closed connection fails with EPIPE instead of killing the process.
+    // send() to a closed connection fails with EPIPE instead of killing the process, and so does,
+    // with EFBIG, write() to a file that has come to its size limit.
     action.sa_handler = SIG_IGN;
-    ::sigaction(SIGPIPE, &action, nullptr);
+    for (const int number : {SIGPIPE, SIGXFSZ}) ::sigaction(number, &action, nullptr);
     ::sigprocmask(SIG_UNBLOCK, &ours, nullptr);  // the parent may have blocked them
 }
 

@@ -18,13 +18,17 @@ inline const char* errno_name(int error) {
         {0, "0"}, {EACCES, "EACCES"}, {EADDRINUSE, "EADDRINUSE"}, {EADDRNOTAVAIL, "EADDRNOTAVAIL"},
         {EAFNOSUPPORT, "EAFNOSUPPORT"}, {EAGAIN, "EAGAIN"}, {EBADF, "EBADF"},
         {ECONNABORTED, "ECONNABORTED"}, {ECONNREFUSED, "ECONNREFUSED"}, {ECONNRESET, "ECONNRESET"},
-        {EEXIST, "EEXIST"}, {EHOSTUNREACH, "EHOSTUNREACH"}, {EINPROGRESS, "EINPROGRESS"},
+        {EEXIST, "EEXIST"}, {EFBIG, "EFBIG"}, {EHOSTUNREACH, "EHOSTUNREACH"},
+        {EINPROGRESS, "EINPROGRESS"},
         {EINTR, "EINTR"}, {EINVAL, "EINVAL"}, {EIO, "EIO"}, {EISCONN, "EISCONN"},
         {EMFILE, "EMFILE"}, {ENETDOWN, "ENETDOWN"}, {ENETUNREACH, "ENETUNREACH"},
         {ENFILE, "ENFILE"}, {ENOBUFS, "ENOBUFS"}, {ENOENT, "ENOENT"}, {ENOMEM, "ENOMEM"},
         {ENOPROTOOPT, "ENOPROTOOPT"}, {ENOSPC, "ENOSPC"}, {ENOTCONN, "ENOTCONN"},
-        {ENOTSOCK, "ENOTSOCK"}, {EPERM, "EPERM"}, {EPIPE, "EPIPE"}, {EPROTO, "EPROTO"},
-        {ETIMEDOUT, "ETIMEDOUT"}};
+        {ENOTSOCK, "ENOTSOCK"}, {EOPNOTSUPP, "EOPNOTSUPP"}, {EPERM, "EPERM"}, {EPIPE, "EPIPE"},
+#ifdef ENONET  // Linux has these two
+        {EHOSTDOWN, "EHOSTDOWN"}, {ENONET, "ENONET"},
+#endif
+        {EPROTO, "EPROTO"}, {ETIMEDOUT, "ETIMEDOUT"}};
     // clang-format on
     for (const Name& known : names)
         if (known.error == error) return known.name;

@@ -12,6 +12,7 @@
 #include <netinet/tcp.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 
 #include "listener.hpp"
 #include "narration.hpp"
@@ -25,24 +26,34 @@ inline bool try_again(int error) {
 /// Whether accept() failed because of this newcomer alone (accept(2), "Error handling"), and the
 /// next one may be had at once. Otherwise descriptors or memory are lacking, and that may last.
 inline bool only_this_newcomer(int error) {
+#ifdef ENONET  // Linux has these two
+    if (error == EHOSTDOWN || error == ENONET) return true;
+#endif
     return try_again(error) || error == ECONNABORTED || error == EPROTO || error == ENOPROTOOPT ||
-           error == ENETDOWN || error == ENETUNREACH || error == EHOSTUNREACH;
+           error == ENETDOWN || error == ENETUNREACH || error == EHOSTUNREACH ||
+           error == EOPNOTSUPP || error == EPERM;  // EPERM: a firewall forbids it
+}
+
+/// To close() a connection as soon as the last words are sent is too early: to what the peer sent
+/// and we have not read, and to what it sends later, our kernel answers with a reset, and throws
+/// away what it had still to send (RFC 1122, 4.2.2.13). So we end our half of the connection,
+/// behind the last byte, and read (and drop) what comes until the peer ends its own half. So many
+/// seconds it may take for that, and before, to read some of our last words.
+constexpr double linger_time = 5;
+
+/// Sets how many descriptors this process may have: `most`, or as many as the system allows.
+inline void limit_descriptors(Narration& narration, rlim_t most) {
+    rlimit limit{};
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = most < limit.rlim_max ? most : limit.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+    narration.narrate("limit", "descriptors=%llu", static_cast<unsigned long long>(limit.rlim_cur));
 }
 
 class Calls {
 public:
     explicit Calls(Narration& narration) : narration_(narration) {}
-
-    /// Sets how many descriptors this process may have: `most`, or as many as the system allows.
-    void setrlimit(rlim_t most) {
-        rlimit limit{};
-        ::getrlimit(RLIMIT_NOFILE, &limit);
-        limit.rlim_cur = most < limit.rlim_max ? most : limit.rlim_max;
-        ::setrlimit(RLIMIT_NOFILE, &limit);
-        ::getrlimit(RLIMIT_NOFILE, &limit);
-        narration_.narrate("limit", "descriptors=%llu",
-                           static_cast<unsigned long long>(limit.rlim_cur));
-    }
 
     int accept(const Listener& listener) {
         sockaddr_storage address{};
@@ -81,6 +92,9 @@ public:
         const ssize_t count = ::recv(fd, &byte, 1, MSG_OOB);
         if (count > 0)
             narration_.narrate("urgent", "fd=%d data=%s", fd, in_quotes({&byte, 1}).c_str());
+        else if (narration_.verbose())
+            narration_.narrate("call", "name=recv fd=%d flags=MSG_OOB error=%s", fd,
+                               errno_name(errno));
         return count;
     }
 
@@ -99,22 +113,19 @@ public:
         return count;
     }
 
-    /// shutdown() of the sending side, then reads and drops what has come already.
-    void drop_input(int fd) {
+    /// Ends our half of the connection, behind what was sent. We can still receive.
+    void shutdown(int fd) {
         ::shutdown(fd, SHUT_WR);
         made("shutdown", fd, " how=SHUT_WR");
-        set_nonblocking(fd);
-        char bytes[16 * 1024];
-        ssize_t count = 1;
-        for (std::size_t dropped = 0; dropped < outbox_limit && count > 0;) {
-            ++narration_.counters.recv;
-            count = ::recv(fd, bytes, sizeof bytes, 0);
-            if (count < 0 && errno == EAGAIN) ++narration_.counters.would_block;
-            if (narration_.verbose())
-                narration_.narrate("call", "name=recv fd=%d dropped=%zd", fd, count);
-            if (count > 0) narration_.counters.bytes_in += static_cast<std::size_t>(count);
-            dropped += count > 0 ? static_cast<std::size_t>(count) : 0;
-        }
+    }
+
+    /// From here on recv() and send() fail with EAGAIN when they have slept for a second.
+    void limit_sleep(int fd) {
+        const timeval second{1, 0};
+        ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &second, sizeof second);
+        ::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &second, sizeof second);
+        made("setsockopt", fd, " option=SO_RCVTIMEO");
+        made("setsockopt", fd, " option=SO_SNDTIMEO");
     }
 
     /// close() of a client, and why.

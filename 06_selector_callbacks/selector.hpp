@@ -9,17 +9,18 @@
 //
 // The callback is called by the program, in the loop above; the system only notifies. (The test: a
 // callback earlier in the same round may have changed what is wanted, or have unregistered it.)
+// A selector is for one thread and one process: after a fork() both change the same epoll.
 #pragma once
 
 #include <array>
 #include <cerrno>
 #include <cmath>
 #include <functional>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <system_error>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -38,6 +39,7 @@ namespace selectors {
 using Events = unsigned;
 constexpr Events read = POLLIN, write = POLLOUT, urgent = POLLPRI;  // urgent: TCP's urgent data
 constexpr Events broken = POLLERR | POLLHUP | POLLNVAL;             // reported only, as all three
+constexpr double no_limit = HUGE_VAL;                               // of select()
 using Callback = std::function<void(Events)>;
 
 /// A registered descriptor: what is wanted of it (nothing, once it is unregistered), and the
@@ -50,10 +52,10 @@ struct Key {
 
 using ReadyList = std::vector<std::pair<const Key*, Events>>;
 
-/// What the three have in common. Every error is an exception, and (std::bad_alloc aside) leaves
-/// things as they were: std::invalid_argument: a negative descriptor, one registered already, one
-/// that select() cannot hold, no or unknown events; std::out_of_range: one that is not registered;
-/// std::system_error: EBADF for a closed descriptor, EPERM for a file that epoll cannot watch, ...
+/// What the three have in common. Every error is an exception, and leaves things as they were:
+/// std::invalid_argument for a negative descriptor, one registered already, no or unknown events, a
+/// time limit that is NaN; std::out_of_range for one that is not registered; std::system_error:
+/// EBADF (it is closed), EMFILE (an fd_set cannot hold it), EPERM (epoll: a file), ...; bad_alloc.
 class Selector {
 public:
     virtual ~Selector() = default;
@@ -63,8 +65,9 @@ public:
     virtual const Key& register_fd(int fd, Events events, Callback callback) {
         if (fd < 0) throw std::invalid_argument("negative descriptor " + std::to_string(fd));
         check(events);
-        if (keys_.contains(fd)) throw std::invalid_argument(about(fd) + " is registered already");
-        return *(keys_[fd] = std::make_unique<Key>(Key{fd, events, std::move(callback)}));
+        const auto [key, is_new] = keys_.try_emplace(fd, Key{fd, events, std::move(callback)});
+        if (!is_new) throw std::invalid_argument(about(fd) + " is registered already");
+        return key->second;
     }
 
     const Key& modify(int fd, Events events) {
@@ -79,21 +82,20 @@ public:
     void unregister(int fd) {
         find(fd).events = 0;
         remove(fd);
-        retired_.push_back(std::move(keys_.at(fd)));
-        keys_.erase(fd);
+        retired_.insert(keys_.extract(fd));  // takes no memory, so it cannot fail
     }
 
-    /// Waits until something is ready, for `timeout` seconds (negative, or over a million: no
-    /// limit), and returns pairs of key and events; none when the time is over or a signal came
-    /// (errno is EINTR then, and otherwise 0). Errors and hang-ups are reported as readiness for
-    /// whatever is wanted: the next read or write says what happened. Not to be called by a
-    /// callback; the list is valid until the next call.
-    const ReadyList& select(double timeout = -1) {
+    /// Waits until something is ready, for `timeout` seconds (0 or less: not at all), and returns
+    /// pairs of key and events; none when the time is over or a signal came (errno: 0 or EINTR).
+    /// Errors and hang-ups are reported as readiness for whatever is wanted: the next read or write
+    /// says what happened. (If only `urgent` is wanted: by poll and epoll, not by select.) Not to
+    /// be called by a callback; the list is valid until the next call.
+    const ReadyList& select(double timeout = no_limit) {
+        if (std::isnan(timeout)) throw std::invalid_argument("the time limit is not a number");
         retired_.clear();
         ready_.clear();
         const int count = wait(timeout);
-        if (count < 0 && errno != EINTR)
-            throw std::system_error(errno, std::generic_category(), call());
+        if (count < 0 && errno != EINTR) throw failure(errno, call());
         if (count > 0) collect(count);
         errno = count < 0 ? EINTR : 0;
         return ready_;
@@ -120,46 +122,45 @@ protected:
     }
 
     static std::string about(int fd) { return "descriptor " + std::to_string(fd); }
+    static std::system_error failure(int error, const std::string& what) {
+        return {error, std::generic_category(), what};
+    }
 
     // select and poll learn of a closed descriptor only later, in the wait.
     static void check_open(int fd) {
-        if (::fcntl(fd, F_GETFD) < 0)
-            throw std::system_error(errno, std::generic_category(), about(fd));
+        if (::fcntl(fd, F_GETFD) < 0) throw failure(errno, about(fd));
     }
 
-    // Rounded up: rounded down, a fraction of a millisecond would not be waited for.
+    // -1 is no limit. Rounded up: a fraction of a millisecond is to be waited for, too.
     static int milliseconds(double seconds) {
-        return seconds < 0 || seconds > 1e6 ? -1 : static_cast<int>(std::ceil(seconds * 1000));
+        return seconds > 1e6 ? -1 : seconds < 0 ? 0 : static_cast<int>(std::ceil(seconds * 1000));
     }
 
-    std::unordered_map<int, std::unique_ptr<Key>> keys_;
+    std::map<int, Key> keys_;
 
 private:
     static void check(Events events) {
-        if (events == 0) throw std::invalid_argument("no events to wait for");
-        if ((events & ~(read | write | urgent)) != 0) throw std::invalid_argument("unknown events");
+        if (events == 0 || (events & ~(read | write | urgent)) != 0)
+            throw std::invalid_argument("read, write or urgent is wanted, or several of them");
     }
 
     Key& find(int fd) {
         const auto found = keys_.find(fd);
         if (found == keys_.end()) throw std::out_of_range(about(fd) + " is not registered");
-        return *found->second;
+        return found->second;
     }
 
     ReadyList ready_;
-    std::vector<std::unique_ptr<Key>> retired_;
+    std::multimap<int, Key> retired_;
 };
 
 /// Sets of bits, copied for every call because select() overwrites them; FD_SETSIZE descriptors.
 class SelectSelector : public Selector {
 public:
-    SelectSelector() {
-        for (fd_set& set : wanted_) FD_ZERO(&set);
-    }
     const char* call() const override { return "select"; }
 
     const Key& register_fd(int fd, Events events, Callback callback) override {
-        if (fd >= FD_SETSIZE) throw std::invalid_argument(about(fd) + " does not fit an fd_set");
+        if (fd >= FD_SETSIZE) throw failure(EMFILE, about(fd));
         if (fd >= 0) check_open(fd);
         const Key& key = Selector::register_fd(fd, events, std::move(callback));
         want(fd, events);
@@ -176,8 +177,7 @@ protected:
 
     int wait(double timeout) override {
         found_ = wanted_;
-        int highest = -1;
-        for (const auto& [fd, key] : keys_) highest = fd > highest ? fd : highest;
+        const int highest = keys_.empty() ? -1 : keys_.rbegin()->first;
         const int limit = milliseconds(timeout);
         timeval time{limit / 1000, limit % 1000 * 1000};
         return ::select(highest + 1, &found_[0], &found_[1], &found_[2],
@@ -189,7 +189,7 @@ protected:
             Events events = 0;
             for (std::size_t i = 0; i < 3; ++i)
                 if (FD_ISSET(fd, &found_[i])) events |= of_set[i];
-            report(*key, events);
+            report(key, events);
         }
     }
 
@@ -213,8 +213,13 @@ public:
     const Key& register_fd(int fd, Events events, Callback callback) override {
         if (fd >= 0) check_open(fd);
         const Key& key = Selector::register_fd(fd, events, std::move(callback));
-        place_[fd] = watched_.size();
-        watched_.push_back({fd, static_cast<short>(events), 0});
+        try {
+            place_[fd] = watched_.size();
+            watched_.push_back({fd, static_cast<short>(events), 0});
+        } catch (const std::bad_alloc&) {
+            keys_.erase(fd);
+            throw;
+        }
         return key;
     }
 
@@ -238,12 +243,12 @@ protected:
 
     void collect(int) override {
         for (const pollfd& entry : watched_)
-            if (entry.revents != 0) report(*keys_.at(entry.fd), static_cast<Events>(entry.revents));
+            if (entry.revents != 0) report(keys_.at(entry.fd), static_cast<Events>(entry.revents));
     }
 
 private:
     std::vector<pollfd> watched_;
-    std::unordered_map<int, std::size_t> place_;  // of a descriptor in watched_
+    std::map<int, std::size_t> place_;  // of a descriptor in watched_
 };
 
 #ifdef SELECTORS_HAVE_EPOLL
@@ -251,13 +256,12 @@ private:
 class EpollSelector : public Selector {
 public:
     EpollSelector() {
-        if (epoll_ < 0) throw std::system_error(errno, std::generic_category(), "epoll_create1");
+        if (epoll_ < 0) throw failure(errno, "epoll_create1");
     }
     ~EpollSelector() override { ::close(epoll_); }
     EpollSelector(const EpollSelector&) = delete;
-    EpollSelector& operator=(const EpollSelector&) = delete;
     const char* call() const override { return "epoll_wait"; }
-    std::size_t walked() const override { return walked_; }
+    std::size_t walked() const override { return 2 * ready().size(); }
 
     const Key& register_fd(int fd, Events events, Callback callback) override {
         const Key& key = Selector::register_fd(fd, events, std::move(callback));
@@ -265,14 +269,13 @@ public:
         if (::epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &entry) == 0) return key;
         const int error = errno;
         keys_.erase(fd);
-        throw std::system_error(error, std::generic_category(), about(fd));
+        throw failure(error, about(fd));
     }
 
 protected:
     void change(int fd, Events events) override {
         epoll_event entry{.events = events, .data = {.fd = fd}};
-        if (::epoll_ctl(epoll_, EPOLL_CTL_MOD, fd, &entry) < 0)
-            throw std::system_error(errno, std::generic_category(), about(fd));
+        if (::epoll_ctl(epoll_, EPOLL_CTL_MOD, fd, &entry) < 0) throw failure(errno, about(fd));
     }
 
     // epoll forgets a descriptor that is closed: it is no error if that happened before.
@@ -282,39 +285,36 @@ protected:
     }
 
     int wait(double timeout) override {
-        walked_ = 0;
         return ::epoll_wait(epoll_, found_.data(), static_cast<int>(found_.size()),
                             milliseconds(timeout));
     }
 
     void collect(int count) override {
-        walked_ = 2 * static_cast<std::size_t>(count);
         for (int i = 0; i < count; ++i) {
             const epoll_event& entry = found_[static_cast<std::size_t>(i)];
             const auto key = keys_.find(entry.data.fd);
             // Otherwise it was closed before unregister(), and lives on in a copy (dup, fork).
-            if (key != keys_.end()) report(*key->second, entry.events);
+            if (key != keys_.end()) report(key->second, entry.events);
         }
     }
 
 private:
-    const int epoll_ = ::epoll_create1(0);
+    const int epoll_ = ::epoll_create1(EPOLL_CLOEXEC);
     std::array<epoll_event, 256> found_{};  // more than that are found by the next call
-    std::size_t walked_ = 0;
 };
 
 using DefaultSelector = EpollSelector;
-constexpr const char *default_name = "epoll", *names = "select, poll or epoll";
+inline const std::vector<std::string> names = {"select", "poll", "epoll"};  // the default last
 #else
 using DefaultSelector = PollSelector;
-constexpr const char *default_name = "poll", *names = "select or poll";
+inline const std::vector<std::string> names = {"select", "poll"};
 #endif
 
-/// The selector of that name; null if there is none here.
+/// The selector of that name, one of `names`.
 inline std::unique_ptr<Selector> make(const std::string& name) {
     if (name == "select") return std::make_unique<SelectSelector>();
     if (name == "poll") return std::make_unique<PollSelector>();
-    return name == default_name ? std::make_unique<DefaultSelector>() : nullptr;
+    return std::make_unique<DefaultSelector>();
 }
 
 }  // namespace selectors

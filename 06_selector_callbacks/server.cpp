@@ -3,40 +3,29 @@
 // The trouble with stage 5: the loop must know what each descriptor is; only epoll can do its wait.
 //
 // The one change: a descriptor is registered together with the function to call when it is ready.
-// The loop asks and calls back; it knows nothing of listeners or clients. Which system call waits,
-// select, poll or epoll, is the selector's business.
+// The loop asks and calls back; it knows neither listeners nor clients, nor which call waits.
 //
-// What it costs: an indirect call for each event, and a program that can no longer be read from top
-// to bottom: what happens next is whatever was registered.
+// What it costs: an indirect call for each event. And what happens next is whatever was registered.
 //
 // Try: make diff-6. make run-6 ARGS="-s poll". In a debugger, break in read_from(), and look what
 // called it: the callback is called by the program; the system only notifies.
 
 #include <map>
+#include <new>
 #include <vector>
 
 #include "calls.hpp"
 #include "clients.hpp"
+#include "deadlines.hpp"
 #include "selector.hpp"
 #include "signals.hpp"
 #include "waits.hpp"
 
 namespace {
 
-std::unique_ptr<selectors::Selector> make_selector(const Options& options) {
-    try {
-        if (auto selector = selectors::make(options.selector)) return selector;
-    } catch (const std::system_error& refused) {
-        options.fail(1, "%s", refused.what());
-    }
-    options.fail(2, "-s %s: %s is wanted", in_quotes(options.selector).c_str(), selectors::names);
-}
-
 class Server {
 public:
     explicit Server(Narration& narration) : narration_(narration) {
-        narration.start();
-        calls_.setrlimit(narration.options.selector == "select" ? FD_SETSIZE : RLIM_INFINITY);
         for (const Port& port : narration.options.ports) {
             listeners_.push_back(open_listener(port, narration));
             // Though a wait reports a client first: it may be gone again before accept().
@@ -48,9 +37,15 @@ public:
 
     void run() {
         while (!signals::stopped(narration_)) {
-            for (const auto& [key, events] : wait())
-                if (events & key->events) key->callback(events & key->events);
-            close_finished();
+            try {
+                close_finished();
+                for (const auto& [key, events] : wait()) {
+                    serving_ = key->fd;
+                    if (events & key->events) key->callback(events & key->events);
+                }
+            } catch (const std::bad_alloc&) {
+                refuse(serving_, ENOMEM);
+            }
         }
         stop();
     }
@@ -71,26 +66,15 @@ private:
             else selector_->register_fd(fd, wanted, std::move(callback));
             watched = wanted;
         } catch (const std::system_error& refused) {
-            cannot_watch(fd, refused.code().value());
+            refuse(fd, refused.code().value());
         }
-    }
-
-    // Memory is lacking (ENOMEM), or the user watches too much (ENOSPC; epoll_ctl(2)): nothing
-    // would be heard of this descriptor.
-    void cannot_watch(int fd, int error) {
-        if (narration_.counters.waits == 0)
-            narration_.options.fail(1, "cannot watch fd %d: %s", fd, errno_name(error));
-        const auto found = clients_.find(fd);
-        if (found == clients_.end()) return pause(error);  // it is a listener
-        found->second.failed(error);
-        update(found->second);
     }
 
     // Sleeps until a watched descriptor is ready, or the time limit is over.
     const selectors::ReadyList& wait() {
         const double before = narration_.stopwatch();
         try {
-            selector_->select(wait_limit());
+            selector_->select(deadlines_.left(narration_.options.timeout));
         } catch (const std::system_error& failed) {
             errno = failed.code().value();
         }
@@ -99,7 +83,8 @@ private:
         for (const auto& [key, events] : selector_->ready()) ready_.push_back({key->fd, events});
         narrate_wait(narration_, selector_->call(), selector_->size(), ready_, selector_->walked(),
                      before, error);
-        if (error && error != EINTR) signals::rest(1);  // out of memory: do not spin
+        if (error == EINVAL) refuse(serving_, EMFILE);  // the limit was lowered below our number
+        else if (error && error != EINTR) signals::rest(1);  // out of memory: do not spin
         return selector_->ready();
     }
 
@@ -107,13 +92,16 @@ private:
 
     // Accepts one client. Another one that waits is accepted in the next round.
     void accept_from(const Listener& listener) {
-        if (paused()) return;
-        const int fd = calls_.accept(listener);
-        if (fd < 0 && !only_this_newcomer(errno)) pause(errno);
+        if (deadlines_.paused()) return;
+        finished_.reserve(clients_.size() + 1);  // so that to end a client takes no memory
+        newcomer_ = Descriptor(calls_.accept(listener));
+        const int fd = newcomer_.get();
+        if (fd < 0 && !only_this_newcomer(errno)) refuse(listener.fd.get(), errno);
         if (fd < 0) return;
         calls_.set_nonblocking(fd);
         calls_.set_nodelay(fd);
-        Client& client = clients_.try_emplace(fd, fd, listener.service).first->second;
+        Client& client = clients_.try_emplace(fd, newcomer_, listener.service).first->second;
+        serving_ = fd;
         narrate_watch(narration_, fd, client.wants());
         try {
             const auto ready = [this, &client](Events events) {
@@ -124,7 +112,7 @@ private:
             };
             client.watched = selector_->register_fd(fd, client.wants(), ready).events;
         } catch (const std::system_error& refused) {
-            cannot_watch(fd, refused.code().value());
+            refuse(fd, refused.code().value());
         }
         if (!client.finished) services_.connect(client.session);
         send_answers();
@@ -172,46 +160,55 @@ private:
 
     // After anything that may have changed what is wanted of this client.
     void update(Client& client) {
+        if (client.session.ending) lingering_close(client, calls_, deadlines_);
         const Events wanted = client.wants();
         watch(client.fd.get(), client.watched, wanted);
         if (wanted != nothing || client.finished) return;
         client.finished = true;
-        if (!client.session.ending) client.session.ending = "eof";
+        client.session.end("eof");
         finished_.push_back(&client);
     }
 
-    // At the end of a round, not earlier: the number of a closed descriptor is handed out again at
+    // When a round is over, not earlier: the number of a closed descriptor is handed out again at
     // once, and an event that this round has not handled yet would reach the wrong client.
     void close_finished() {
-        const bool room = !finished_.empty();
-        if (!room && !paused()) return;
+        while (Client* late = deadlines_.over()) update(*late);
         // By index: telling the others that a member leaves may finish more of them.
         for (std::size_t i = 0; i < finished_.size(); ++i) {
             services_.leave(finished_[i]->session);
             send_answers();
-            close(*finished_[i]);
-            clients_.erase(finished_[i]->session.id);
+        }
+        const bool room = !finished_.empty();
+        for (Client* client : finished_) {
+            close(*client);
+            clients_.erase(client->session.id);
         }
         finished_.clear();
-        if (paused() && (room || monotonic() >= paused_until_)) {
-            paused_until_ = 0;
-            narration_.narrate("resume", "clients=%llu", narration_.counters.clients);
-            watch_listeners(readable);
-        }
+        serving_ = clients_.empty() ? -1 : clients_.rbegin()->first;  // or whoever is newest
+        if (!deadlines_.paused() || (!room && monotonic() < deadlines_.retry)) return;
+        deadlines_.retry = no_limit;
+        narration_.narrate("resume", "clients=%llu", narration_.counters.clients);
+        watch_listeners(readable);
     }
 
-    // close() with bytes unread sends a reset, and a reset may overtake our last words (RFC 1122,
-    // 4.2.2.13). So what has come already is read, and dropped.
     void close(Client& client) {
-        if (!client.session.eof) calls_.drop_input(client.fd.get());
+        deadlines_.move(client, no_limit);
         watch(client.fd.get(), client.watched, nothing);
         calls_.close(client.fd, client.session.ending);
     }
 
-    // Descriptors or memory are lacking, so the newcomer stays in the accept queue until a client
-    // leaves, or for a second. Its listener stays ready: a loop that watched it would spin.
-    void pause(int error) {
-        paused_until_ = monotonic() + 1;
+    // Descriptors or memory are lacking for what `fd` needs. A client ends. Newcomers stay in the
+    // accept queue until a client leaves, or for a second; their listener stays ready meanwhile,
+    // and a loop that watched it would spin.
+    void refuse(int fd, int error) {
+        if (narration_.counters.waits == 0)
+            narration_.options.fail(1, "cannot watch fd %d: %s", fd, errno_name(error));
+        if (const auto found = clients_.find(fd); found != clients_.end()) {
+            found->second.failed(error);
+            return update(found->second);
+        }
+        if (newcomer_.get() >= 0) calls_.close(newcomer_, errno_name(error));
+        deadlines_.retry = monotonic() + 1;
         narration_.narrate("pause", "reason=%s clients=%llu", errno_name(error),
                            narration_.counters.clients);
         watch_listeners(nothing);
@@ -219,23 +216,19 @@ private:
 
     void watch_listeners(Events wanted) {
         for (Listener& listener : listeners_)
-            if (wanted == nothing || !paused())  // watching the one before may have been refused
+            if (wanted == nothing || !deadlines_.paused())  // by the one before
                 watch(listener.fd.get(), listener.watched, wanted,
                       [this, &listener](Events) { accept_from(listener); });
     }
 
-    bool paused() const { return paused_until_ != 0; }
-
-    double wait_limit() const {
-        return paused() && narration_.options.timeout > 1 ? 1 : narration_.options.timeout;
-    }
-
-    // Tells the clients, once: what the kernel does not take is dropped.
+    // Tells the clients, once: what the kernel does not take is dropped. What has just come is
+    // read, so that no reset overtakes the goodbye: see linger_time.
     void stop() {
         for (auto& [fd, client] : clients_) {
             services_.say_goodbye(client.session);
             write_to(client);
-            client.session.ending = "stop";
+            client.session.end("stop");
+            if (!client.session.eof) read_from(client);
             close(client);
         }
     }
@@ -245,21 +238,29 @@ private:
     Services services_;
     std::vector<Listener> listeners_;
     std::map<int, Client> clients_;  // by descriptor
-    std::vector<Client*> finished_;  // to be closed at the end of this round
-    double paused_until_ = 0;        // 0: clients are accepted
+    std::vector<Client*> finished_;  // to be closed when this round is over
+    Deadlines deadlines_;
+    Descriptor newcomer_{-1};  // accepted, and not a client yet
+    int serving_ = -1;         // who is to end if memory runs out
     char buffer_[read_limit(Service::echo)];
 
     Events signals_watched_ = nothing;
-    const std::unique_ptr<selectors::Selector> selector_ = make_selector(narration_.options);
+    std::unique_ptr<selectors::Selector> selector_{selectors::make(narration_.options.selector)};
     std::vector<Ready> ready_;
 };
 
 }  // namespace
 
 int main(int argc, char* argv[]) {
-    const Options options(argc, argv, 6, "06_selector_callbacks", selectors::default_name);
+    const Options options(argc, argv, 6, "06_selector_callbacks", selectors::names);
     Narration narration(options);
     signals::catch_all(options);
-    Server(narration).run();
+    narration.start();
+    limit_descriptors(narration, options.selector == "select" ? FD_SETSIZE : RLIM_INFINITY);
+    try {
+        Server(narration).run();
+    } catch (const std::system_error& refused) {
+        options.fail(1, "%s", refused.what());  // no epoll
+    }
     narration.stats();
 }

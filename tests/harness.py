@@ -72,7 +72,7 @@ BUILD = ROOT / (os.environ.get("BUILD") or ("build/san" if SANITIZED else "build
 PATIENCE = os.environ.get("PATIENCE")            # seconds: tests of a broken server need not wait
 DEADLINE = float(PATIENCE or (60 if SANITIZED else 20))   # for whatever has to happen
 LEAK_DEADLINE = STOP_DEADLINE = DEADLINE         # to close every socket; to end
-MOST_NARRATION = 64 << 20                        # bytes: who narrates more is killed (SIGXFSZ)
+MOST_NARRATION = 64 << 20                        # bytes: who narrates more falls silent (EFBIG)
 SERVICES = ("echo", "greet", "chat")
 LOOPBACK = "127.0.0.1"
 
@@ -215,13 +215,13 @@ class Server:
                  args: Sequence[str] = (), *, nofile: Optional[tuple[int, int]] = None,
                  env: Optional[dict[str, str]] = None, ports: Sequence[int] = (),
                  listening: Optional[int] = None, stdout: Optional[int] = None,
-                 wait: bool = True) -> None:
+                 stderr: Optional[int] = None, wait: bool = True) -> None:
         """Starts it with a free port for each of `services`, or those of `ports`.
 
         No service: the command line names none, so all three come up on their own ports.
         nofile: soft and hard limit on its descriptors. listening: how many `listen` lines to
         wait for, if not one a service. stdout: a descriptor to write to in place of our file
-        (then there is no narration to read). wait=False: return at once.
+        (then there is no narration to read); stderr, likewise. wait=False: return at once.
         """
         if not variant.program.exists():
             raise Late(f"{variant.program} is not there: run make first")
@@ -255,7 +255,7 @@ class Server:
         self.began = time.monotonic()
         self._process = subprocess.Popen(
             [str(variant.program), *self.arguments], stdin=subprocess.DEVNULL,
-            stdout=self._out if stdout is None else stdout, stderr=self._err,
+            stdout=self._out if stdout is None else stdout, stderr=self._err if stderr is None else stderr,
             env=_environment(env), preexec_fn=prepare)
         self.pid = self._process.pid
         _running.add(self)
@@ -430,6 +430,10 @@ class Server:
     def rss(self) -> int:
         """Bytes of memory that it holds."""
         return self._memory("VmRSS")
+
+    def size(self) -> int:
+        """Bytes of its address space."""
+        return self._memory("VmSize")
 
     def most_rss(self) -> int:
         """The most that it has held until now."""
@@ -778,6 +782,10 @@ class Client:
         if not data:
             self.ended = "eof"
             self._note("eof", since=since)
+            try:                           # as clients do: when the server has ended, we end, too
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
             return False
         self.received += len(data)
         self._in += data

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <new>
 #include <set>
 
 #include <netinet/in.h>
@@ -18,6 +19,17 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
+
+// Every allocation of this program; the one that makes it 0 fails.
+long allocations_left = -1;
+
+void* operator new(std::size_t size) {
+    if (allocations_left > 0 && --allocations_left == 0) throw std::bad_alloc();
+    if (void* const memory = std::malloc(size)) return memory;
+    throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -252,6 +264,14 @@ TEST(urgent_data) {
     for (const int each : {fd, peer, listener}) ::close(each);
 }
 
+TEST(only_urgent_is_wanted_and_the_peer_is_gone) {
+    const auto selector = make();
+    Pair pair;
+    selector->register_fd(pair.one, selectors::urgent, ignore);
+    pair.close_other();
+    CHECK(found(*selector).size() == (*backend == "select" ? 0 : 1));
+}
+
 TEST(more_at_once_than_fit_one_answer) {
     const auto selector = make();
     std::vector<std::unique_ptr<Pair>> pairs;
@@ -291,6 +311,25 @@ TEST(a_very_long_time_limit) {
     selector->register_fd(pair.one, selectors::read, ignore);
     pair.speak();
     CHECK(selector->select(1e300).size() == 1);
+}
+
+TEST(a_negative_time_limit_is_not_waited_for) {
+    const auto selector = make();
+    const Pair pair;
+    selector->register_fd(pair.one, selectors::read, ignore);
+    CHECK(seconds_of([&] { CHECK(selector->select(-1).empty()); }) < 5);
+    CHECK(selector->select(-1e300).empty());
+    pair.speak();
+    CHECK(selector->select(-1).size() == 1);
+    CHECK(selector->select(selectors::no_limit).size() == 1);
+}
+
+TEST(a_time_limit_that_is_no_number) {
+    const auto selector = make();
+    const Pair pair;
+    selector->register_fd(pair.one, selectors::read, ignore);
+    THROWS(std::invalid_argument, selector->select(std::nan("")));
+    check_usable(*selector);
 }
 
 TEST(a_signal_ends_the_wait) {
@@ -454,7 +493,7 @@ TEST(a_descriptor_beyond_an_fd_set) {
     CHECK(high == FD_SETSIZE);
     const int last = ::dup2(pair.one, FD_SETSIZE - 1);
     if (*backend == "select") {
-        THROWS(std::invalid_argument, selector->register_fd(high, selectors::read, ignore));
+        FAILS(EMFILE, selector->register_fd(high, selectors::read, ignore));
         CHECK(selector->size() == 0);
     } else {
         selector->register_fd(high, selectors::read, ignore);
@@ -672,11 +711,53 @@ TEST(it_leaves_nothing_behind) {
     CHECK(open_descriptors() == before);
 }
 
+TEST(an_allocation_fails) {
+    for (long nth = 1; nth < 20; ++nth) {
+        const auto selector = make();
+        Pair pair, another;
+        selector->register_fd(pair.one, selectors::read, ignore);
+        const selectors::Callback callback = [&pair, &another](Events) { another.listen(); };
+        bool failed = false;
+        allocations_left = nth;
+        try {
+            selector->register_fd(another.one, selectors::read, callback);
+        } catch (const std::bad_alloc&) {
+            failed = true;
+        }
+        allocations_left = -1;
+        CHECK(selector->size() == (failed ? 1U : 2U));
+        another.speak();
+        CHECK(found(*selector).size() == (failed ? 0U : 1U));
+        if (failed) selector->register_fd(another.one, selectors::read, callback);
+        CHECK(found(*selector).size() == 1);
+        allocations_left = 1;  // to leave takes no memory
+        selector->unregister(another.one);
+        allocations_left = -1;
+        CHECK(found(*selector).empty());
+        check_usable(*selector);
+        CHECK(failed || nth > 1);
+    }
+}
+
+TEST(a_program_that_is_started_inherits_nothing) {
+    const auto inherited = [] {
+        std::size_t count = 0;
+        for (int fd = 0; fd < 1024; ++fd) {
+            const int flags = ::fcntl(fd, F_GETFD);
+            count += flags >= 0 && (flags & FD_CLOEXEC) == 0;
+        }
+        return count;
+    };
+    const std::size_t before = inherited();
+    const auto selector = make();
+    CHECK(inherited() == before);
+}
+
 TEST(the_default_is_one_of_them) {
     selectors::DefaultSelector selector;
     check_usable(selector);
     const std::string call = selector.call();
-    CHECK(call == (selectors::default_name == std::string("epoll") ? "epoll_wait" : "poll"));
+    CHECK(call == (selectors::names.back() == "epoll" ? "epoll_wait" : "poll"));
     CHECK(make()->call() == (*backend == "epoll" ? "epoll_wait" : *backend));
 }
 

@@ -9,8 +9,10 @@
 //     FAULTS="accept ENFILE 1 0 2"               the first two calls of accept() fail
 //     FAULTS="recv EINTR 2 0 999, send one 1 0 999"   every other recv(); send() takes one byte
 //
+// `new` is every allocation of C++: it fails with std::bad_alloc, whatever the errno.
 // FAULT is the name of an errno, or `one`: no more than one byte is read or sent; or SIGTERM: that
-// signal comes just before the call is made.
+// signal comes just before the call is made; or SIGUSR1: that signal comes just after the call has
+// failed with ECONNRESET, and its handler finds the pipe full.
 // CALL is a name below; `wait` is select, poll or epoll_wait, whichever the server waits with.
 // Calls on listeners and the signal pipe count too. Not touched: the poll() of a single descriptor
 // (whether stdout has room; a rest), as that is no wait for clients.
@@ -20,6 +22,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -44,23 +47,25 @@ struct Error {
 };
 
 constexpr Error errors[] = {
-    {"one", one_byte},      {"EAGAIN", EAGAIN},         {"EINTR", EINTR},
-    {"ENFILE", ENFILE},     {"EMFILE", EMFILE},         {"ENOBUFS", ENOBUFS},
-    {"ENOMEM", ENOMEM},     {"ENOSPC", ENOSPC},         {"ECONNABORTED", ECONNABORTED},
-    {"EPROTO", EPROTO},     {"EPERM", EPERM},           {"ECONNRESET", ECONNRESET},
-    {"EPIPE", EPIPE},       {"ETIMEDOUT", ETIMEDOUT},   {"EHOSTUNREACH", EHOSTUNREACH},
-    {"ENETDOWN", ENETDOWN}, {"EADDRINUSE", EADDRINUSE}, {"EIO", EIO},
-    {"EINVAL", EINVAL}};
+    {"one", one_byte},         {"EAGAIN", EAGAIN},         {"EINTR", EINTR},
+    {"ENFILE", ENFILE},        {"EMFILE", EMFILE},         {"ENOBUFS", ENOBUFS},
+    {"ENOMEM", ENOMEM},        {"ENOSPC", ENOSPC},         {"ECONNABORTED", ECONNABORTED},
+    {"EPROTO", EPROTO},        {"EPERM", EPERM},           {"ECONNRESET", ECONNRESET},
+    {"EPIPE", EPIPE},          {"ETIMEDOUT", ETIMEDOUT},   {"EHOSTUNREACH", EHOSTUNREACH},
+    {"ENETDOWN", ENETDOWN},    {"EADDRINUSE", EADDRINUSE}, {"EIO", EIO},
+    {"EINVAL", EINVAL},        {"EHOSTDOWN", EHOSTDOWN},   {"ENONET", ENONET},
+    {"EOPNOTSUPP", EOPNOTSUPP}};
 
 Rule rules[8];
 int count = -1;  // of rules; -1: FAULTS has not been read yet
+bool pipe_is_full = false;
 
 void read_rules() {
     count = 0;
     const char* text = std::getenv("FAULTS");
     while (text && *text && count < 8) {
         Rule& rule = rules[count];
-        if (std::sscanf(text, " %15[a-z_0-9] %15[a-zA-Z] %ld %ld %ld", rule.call, rule.fault,
+        if (std::sscanf(text, " %15[a-z_0-9] %15[a-zA-Z0-9] %ld %ld %ld", rule.call, rule.fault,
                         &rule.every, &rule.skip, &rule.times) != 5) {
             std::fprintf(stderr, "shim: cannot read FAULTS=...%s\n", text);
             std::_Exit(99);
@@ -92,6 +97,13 @@ int fault(const char* call) {
             ::kill(::getpid(), SIGTERM);  // handled before kill() returns: there is but one thread
             return 0;
         }
+        if (std::strcmp(rule->fault, "SIGUSR1") == 0) {
+            pipe_is_full = true;
+            errno = ECONNRESET;
+            ::kill(::getpid(), SIGUSR1);
+            pipe_is_full = false;
+            return errno;  // ECONNRESET, if the handler left it alone
+        }
         for (const Error& error : errors)
             if (std::strcmp(error.name, rule->fault) == 0) return error.number;
         std::fprintf(stderr, "shim: unknown fault %s\n", rule->fault);
@@ -120,6 +132,12 @@ Function* next(Function*, const char* name) {
             return -1;                       \
         }                                    \
     } while (0)
+
+void* operator new(std::size_t size) {
+    void* const memory = fault("new") ? nullptr : std::malloc(size);
+    if (!memory) throw std::bad_alloc();
+    return memory;
+}
 
 extern "C" {
 
@@ -171,6 +189,19 @@ int epoll_ctl(int epoll, int operation, int fd, epoll_event* entry) noexcept {
     if (operation == EPOLL_CTL_ADD) FAIL("epoll_add");
     if (operation == EPOLL_CTL_MOD) FAIL("epoll_mod");
     PASS(epoll_ctl, epoll, operation, fd, entry);
+}
+
+ssize_t write(int fd, const void* bytes, size_t size) {
+    if (pipe_is_full) {
+        errno = EAGAIN;
+        return -1;
+    }
+    PASS(write, fd, bytes, size);
+}
+
+char* ttyname(int fd) noexcept {
+    if (fault("ttyname")) return nullptr;
+    PASS(ttyname, fd);
 }
 
 // Linux closes the descriptor all the same: a second call may close another thread's.

@@ -18,7 +18,7 @@ STAGES = pytest.mark.parametrize("folder", FOLDERS)
 NEW_HEADERS = {
     "01_blocking": {"calls.hpp", "listener.hpp", "narration.hpp", "options.hpp", "outbox.hpp",
                     "service.hpp", "signals.hpp", "text.hpp"},
-    "02_nonblocking_busyloop": {"clients.hpp"},
+    "02_nonblocking_busyloop": {"clients.hpp", "deadlines.hpp"},
     "03_select": {"waits.hpp"},
 }
 SHARED = [(name, first) for first, names in NEW_HEADERS.items() for name in sorted(names)]

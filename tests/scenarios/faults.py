@@ -55,7 +55,7 @@ def _start(run, faults, *services, **how):
 @scenario("accept() fails, for once: does the server live on, and who waits get in?")
 def accept_fails_once(run):
     faults = ("ENFILE", "ENOBUFS", "ENOMEM", "EPERM", "ECONNABORTED", "EPROTO", "ENETDOWN",
-              "EHOSTUNREACH", "EINTR", "EAGAIN")
+              "EHOSTUNREACH", "EHOSTDOWN", "ENONET", "EOPNOTSUPP", "EINTR", "EAGAIN")
     servers = {fault: _start(run, f"accept {fault} 1 0 1") for fault in faults}
     clients = {fault: run.connect(server=servers[fault]) for fault in faults}
     for client in clients.values():

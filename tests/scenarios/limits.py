@@ -162,7 +162,8 @@ def limits_at_the_start(run):
             client = run.connect(server=server)
             client.send(b"hello\n")
             # Up: either there is room, or it says that there is none.
-            server.wait_until(lambda: client.answered(0) or server.all("pause"), "answered or not")
+            server.wait_until(lambda: client.answered(0) or server.all("pause") and
+                              not server.all("accept", peer=client.peername), "answered or not")
             outcomes[str(limit)] = "serves" if client.answered(0) else "no room"
             client.close()
             continue

@@ -220,32 +220,6 @@ def mute_reader_stop(run):
     return result
 
 
-@scenario("A client quits, and goes on sending without reading: how much of that is read?",
-          services=("greet",))
-def sends_on(run):
-    server = run.start(args=["-v"])
-    a = run.connect()
-    a.recv_line()
-    server.accepted(a)
-    over = threading.Event()
-
-    def send_on():
-        while not over.is_set() and a.ended == "":
-            a.send_some(bytes(MEBIBYTE))
-
-    with standing_still(server):
-        a.send(b"q\n")
-        a.send_some(bytes(4 * MEBIBYTE))
-    sending = threading.Thread(target=send_on, daemon=True)
-    sending.start()
-    reason = server.closed(a)["reason"]
-    over.set()
-    sending.join()
-    dropped = [int(event.get("dropped", 0)) for event in server.all("call", name="recv")]
-    read = sum(count for count in dropped if count > 0)
-    return {"reason": reason, "dropped_something": read > 0, "dropped": read}
-
-
 @scenario("Through windows of a few hundred bytes to some KiB: does all come back?")
 def small_windows(run):
     result = {}

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import select
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 from harness import DEADLINE, LOOPBACK, SANITIZED, Client, Late
 from narration import Malformed, parse
 from scenarios import scenario
+from scenarios.faults import environment
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -229,7 +231,7 @@ def without_stdout(run):
 class Reader:
     """The other end of a server's stdout, read only when asked to."""
 
-    def __init__(self, run, *services, terminal=False):
+    def __init__(self, run, *services, terminal=False, **how):
         if terminal:
             ours, theirs = os.openpty()
         else:
@@ -237,7 +239,7 @@ class Reader:
             fcntl.fcntl(ours, getattr(fcntl, "F_SETPIPE_SZ", 1031), 16384)    # soon full
         self.fd, self.text = ours, b""
         try:
-            self.server = run.start(*services, stdout=theirs)
+            self.server = run.start(*services, stdout=theirs, **how)
         finally:
             os.close(theirs)
         self.read_until(lambda: self.text.count(b" listen ") == len(services)
@@ -295,13 +297,49 @@ def reader_leaves(run):
             "says_why": "EPIPE" in server.stderr()}
 
 
+@scenario("The narration's reader leaves, and nobody reads stderr either: does the server go on?")
+def both_readers_gone(run):
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    while True:                                    # until not a byte more fits
+        try:
+            os.write(theirs, b"x" * 4096)
+        except BlockingIOError:
+            break
+    os.set_blocking(theirs, True)
+    reader = Reader(run, "echo", stderr=theirs)
+    server = reader.server
+    os.close(theirs)
+    client = _up(run, server, reader.port)
+    reader.close()
+    back = [client.exchange(b"%d\n" % i) == b"%d\n" % i for i in range(20)]
+    os.close(ours)
+    run.servers.remove(server)                     # there is no narration to judge it by
+    return {"served": sum(back), "status": server.stop().status}
+
+
+@scenario("The narration goes to a file that must not grow any more: does the server go on?")
+def file_is_full(run):
+    server = run.server
+    client = run.connect()
+    client.exchange(b"hello\n")
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (len(server.narration()),) * 2)
+    back = [client.exchange(b"%d\n" % i) == b"%d\n" % i for i in range(20)]
+    run.servers.remove(server)                     # it has something on its stderr
+    return {"served": sum(back), "status": server.stop().status,
+            "says_why": "EFBIG" in server.stderr()}
+
+
 @scenario("The narration's reader hangs: who waits for it?", services=("echo",))
 def reader_hangs(run):
-    return {"pipe": _reader_hangs(run, False), "terminal": _reader_hangs(run, True)}
+    return {"pipe": _reader_hangs(run), "terminal": _reader_hangs(run, terminal=True),
+            # As in a container, where the terminal's name leads nowhere.
+            "nameless": _reader_hangs(run, terminal=True,
+                                      env=environment(run.variant, "ttyname ENODEV 1 0 99"))}
 
 
-def _reader_hangs(run, terminal):
-    reader = Reader(run, "echo", terminal=terminal)
+def _reader_hangs(run, **how):
+    reader = Reader(run, "echo", **how)
     server = reader.server
     client = _up(run, server, reader.port)
     right = rounds = 0
@@ -348,9 +386,13 @@ def _reader_hangs(run, terminal):
         pass
     reader.close()
     events = reader.events()
+    lost = [event["lines"] for event in events if event.verb == "lost"]
+    last = events[-1]                              # a line for each call, each signal, and some more
+    most = sum(last.get(name, 0) for name in ("waits", "accept", "recv", "send")) + len(blown) + 200
+    most -= last.get("would_block", 0)
     return {"right_answers": right, "served_after_sigusr1": served,
             "served_in_a_storm": len(blown) >= 20,
-            "lines_lost": sum(event["lines"] for event in events if event.verb == "lost"),
+            "lines_lost": sum(lost), "and_no_more": sum(lost) <= most,
             "malformed": sum(event.verb == "malformed" for event in events),
             "goes_on_narrating": any(event.verb == "recv" for event in events[heard:]),
             "last_line": events[-1].verb, "status": stopped.status}
