@@ -1,9 +1,12 @@
-"""foreground.py: between make and a program, so that Ctrl-C ends both of them well."""
+"""foreground.py: between make and a program, so that Ctrl-C and a hang-up end both of them well."""
 
 from __future__ import annotations
 
 import os
+import re
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +18,15 @@ from harness import BUILD, DEADLINE, ROOT
 from test_tools import Screen
 
 pytestmark = pytest.mark.sources
+
+
+@pytest.fixture(autouse=True)
+def hang_ups_count():
+    """Though these tests may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
 
 FOREGROUND = [sys.executable, "-IS", str(ROOT / "tests" / "foreground.py")]
 
@@ -40,9 +52,10 @@ def _started(script: str, **how: object) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_what_make_sends_reaches_the_program(number):
+def test_what_make_sends_ends_the_program(number):
+    """A hang-up, too, comes as SIGTERM: the servers have no handler for SIGHUP."""
     script = ("import signal, sys\n"
-              f"signal.signal({int(number)}, lambda *_: sys.exit(5))\n"
+              f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
               "print('ready', flush=True)\nsignal.pause()")
     process = _started(script)
     process.send_signal(number)
@@ -126,3 +139,52 @@ def test_make_is_ended_and_so_is_the_server():
         assert " stats " in process.stdout.read()         # until nobody has it open any more
     finally:
         process.wait(DEADLINE)
+
+
+def _ended(pid: int) -> int:
+    """Waits until our child has ended; its exit status, or minus the signal that ended it."""
+    until = time.monotonic() + DEADLINE
+    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+        assert time.monotonic() < until, "it did not end"
+        time.sleep(0.005)
+    return os.waitstatus_to_exitcode(ended[1])
+
+
+def _shown(screen: Screen, pattern: bytes) -> list[bytes]:
+    """The groups of that pattern, once the screen has shown it."""
+    until = time.monotonic() + DEADLINE
+    while not (found := re.search(pattern, screen.shown, re.S)):
+        assert select.select([screen.fd], [], [], max(0, until - time.monotonic()))[0], screen.shown
+        screen.shown += os.read(screen.fd, 4096)
+    return list(found.groups())
+
+
+SHELL = "/bin/sh"
+HUNG_UP = {"make leads the session": [], "a shell does": [SHELL, "-c", '"$@"; exit', SHELL],
+           "nohup": [SHELL, "-c", 'trap "" HUP; "$@"; exit', SHELL]}
+
+
+@pytest.mark.parametrize("how", HUNG_UP)
+def test_a_hang_up_ends_the_server_unless_it_is_to_stay(how):
+    """The terminal goes: a window is closed, `ssh -t host make run-2` loses its connection."""
+    with Screen([*HUNG_UP[how], *_make("run-2", "ARGS=-g 0")]) as screen:
+        pid, port = map(int, _shown(screen, rb" pid=(\d+) .* address=\S+:(\d+)\r"))
+        try:
+            with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
+                heard = client.makefile("rb")
+                assert heard.readline().startswith(b"welcome")
+                os.close(screen.fd)
+                screen.fd = os.open(os.devnull, os.O_RDONLY)
+                if how == "nohup":
+                    client.sendall(b"still there?\n")
+                    assert heard.readline() == b"still there? good\n"
+                    os.kill(pid, signal.SIGTERM)
+                assert heard.read() == b"goodbye: the server stops\n"
+            _ended(screen.pid)
+            until = time.monotonic() + DEADLINE           # a shell does not wait for it
+            while Path(f"/proc/{pid}").exists():
+                assert time.monotonic() < until
+                time.sleep(0.005)
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)
+            raise
