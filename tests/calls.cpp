@@ -5,6 +5,7 @@
 // sent), and cleaned up after it has stopped.
 
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -24,6 +25,8 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "print.hpp"
 
 namespace {
 
@@ -129,9 +132,9 @@ public:
         accepts();
         changes();
         waits();
-        if (json_) std::printf("\n]\n");
+        if (json_) print("\n]\n");
         else
-            std::printf(
+            print(
                 "\nepoll_wait (one ready, of 1) + recv + send, 64 bytes: %.0f ns. What a "
                 "message takes beyond that\nis falling asleep and being woken, and the "
                 "server's own instructions.\n",
@@ -149,8 +152,7 @@ private:
                     "\"high\": %.1f}"
                   : "%s%-12s %-40s %8.0f ns  (%.0f to %.0f)\n";
         const char* before = !json_ ? "" : first_ ? "[\n " : ",\n ";
-        std::printf(format, before, call, when.c_str(), cost.median, cost.low, cost.high);
-        std::fflush(stdout);
+        print(format, before, call, when.c_str(), cost.median, cost.low, cost.high);
         first_ = false;
         return cost.median;
     }
@@ -306,11 +308,16 @@ void pin() {
 }
 
 [[noreturn]] void usage(int status) {
-    std::fprintf(status ? stderr : stdout, "calls: usage: calls [-j] [-t SECONDS]\n");
-    if (status) std::exit(status);
-    std::printf(
+    constexpr char line[] = "calls: usage: calls [-j] [-t SECONDS]\n";
+    if (status) {
+        std::fputs(line, stderr);
+        std::exit(status);
+    }
+    print(
+        "%s"
         "  -t SECONDS  how long each call is measured, 0.001 to 60 (0.2)\n"
-        "  -j          as JSON\n");
+        "  -j          as JSON\n",
+        line);
     std::exit(0);
 }
 
@@ -319,6 +326,8 @@ void pin() {
 int main(int argc, char* argv[]) {
     double seconds = 0.2;
     bool json = false;
+    require_stdout();
+    std::signal(SIGPIPE, SIG_IGN);
     opterr = 0;
     for (int option; (option = ::getopt(argc, argv, "jht:")) != -1;) switch (option) {
         case 'j': json = true; break;

@@ -68,6 +68,13 @@ constexpr Nanoseconds second = 1'000'000'000, millisecond = 1'000'000;
     std::exit(status);
 }
 
+/// The exit status of a load that has printed all it has to. A reader that left is no error.
+int printed() {
+    if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return 0;
+    if (errno != EPIPE) fail(1, "stdout: %s", std::strerror(errno));
+    return 0;
+}
+
 Nanoseconds read_clock(clockid_t clock) {
     timespec now{};
     return ::clock_gettime(clock, &now) < 0 ? -1 : now.tv_sec * second + now.tv_nsec;
@@ -187,7 +194,7 @@ Options parse(int argc, char* argv[]) {
         case 'p': options.cpu = static_cast<int>(number(option, optarg, 0, 1023, true)); break;
         case 'o': options.patience = number(option, optarg, 0.01, 86400, false); break;
         case 'a': options.address = optarg; break;
-        case 'h': std::printf("%s%s", usage, help); std::exit(0);
+        case 'h': std::printf("%s%s", usage, help); std::exit(printed());
         case ':': fail(2, "-%c wants a value; load -h tells more", optopt);
         default: fail(2, "unknown option '%.40s'; load -h tells more", argv[optind - 1]);
         }
@@ -1059,6 +1066,7 @@ void raise_limit(const Options& options) {
 
 int main(int argc, char* argv[]) {
     const Options options = parse(argc, argv);
+    if (::fcntl(STDOUT_FILENO, F_GETFL) < 0) fail(1, "stdout: %s", std::strerror(errno));
     ::signal(SIGPIPE, SIG_IGN);
     raise_limit(options);
     const Pin pin(options);
@@ -1111,4 +1119,5 @@ int main(int argc, char* argv[]) {
             "\"the load itself was busy %.0f %% of the time: the servers could have done more\"}\n",
             busy * 100);
     else std::printf("null}\n");
+    return printed();
 }

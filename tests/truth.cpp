@@ -18,6 +18,7 @@
 #include <sys/select.h>
 #include <sys/utsname.h>
 
+#include "print.hpp"
 #include "truth_scene.hpp"
 
 namespace {
@@ -384,25 +385,25 @@ using Told = std::pair<const State*, Row>;
 
 void print_table(const std::vector<Told>& table, const char* kernel) {
     constexpr char line[] = "  %-19s%-41s%-8s%-7s%-7s%-7s%-7s%-16s%-13s%-15s %2s\n";
-    std::printf("What Linux %s says of a descriptor\n\n%75s  %5s  %s\n", kernel, "", "epoll",
-                "edge-triggered");
-    std::printf(line, "", "", "select", "poll", "level", "first", "again", "recv", "send",
-                "SO_ERROR", " Q");
+    print("What Linux %s says of a descriptor\n\n%75s  %5s  %s\n", kernel, "", "epoll",
+          "edge-triggered");
+    print(line, "", "", "select", "poll", "level", "first", "again", "recv", "send", "SO_ERROR",
+          " Q");
     for (const auto& [state, row] : table) {
-        if (*state->group) std::printf("%s\n", state->group);
+        if (*state->group) print("%s\n", state->group);
         const std::string question = state->question ? std::to_string(state->question) : "-";
-        std::printf(line, state->name, state->title, row.select.c_str(), row.poll.c_str(),
-                    row.level.c_str(), row.edge.c_str(), row.edge_again.c_str(), row.recv.c_str(),
-                    row.send.c_str(), row.so_error.c_str(), question.c_str());
+        print(line, state->name, state->title, row.select.c_str(), row.poll.c_str(),
+              row.level.c_str(), row.edge.c_str(), row.edge_again.c_str(), row.recv.c_str(),
+              row.send.c_str(), row.so_error.c_str(), question.c_str());
     }
-    std::printf("%s\nWhy\n", legend);
+    print("%s\nWhy\n", legend);
     for (const auto& [state, row] : table)
-        std::printf("  %-19s%s [%s]\n", state->name, state->why, state->source);
-    std::printf("\nQ: what learners ask most\n");
+        print("  %-19s%s [%s]\n", state->name, state->why, state->source);
+    print("\nQ: what learners ask most\n");
     for (int number = 1; const auto& [asked, answer] : questions) {
         const auto answers = [&](const Told& told) { return told.first->question == number; };
         if (std::any_of(table.begin(), table.end(), answers))
-            std::printf("  %2d  %s %s\n", number, asked, answer);
+            print("  %2d  %s %s\n", number, asked, answer);
         ++number;
     }
 }
@@ -427,7 +428,7 @@ std::string object(const std::vector<std::pair<const char*, std::string>>& membe
 }
 
 void print_json(const std::vector<Told>& table, const char* kernel) {
-    std::printf("{\"kernel\": %s, \"states\": [", in_quotes(kernel).c_str());
+    print("{\"kernel\": %s, \"states\": [", in_quotes(kernel).c_str());
     const char* between = "\n";
     for (const auto& [state, row] : table) {
         const std::string json = object({{"state", state->name},
@@ -443,14 +444,14 @@ void print_json(const std::vector<Told>& table, const char* kernel) {
                                          {"question", std::to_string(state->question)},
                                          {"why", state->why},
                                          {"source", state->source}});
-        std::printf("%s%s", std::exchange(between, ",\n"), json.c_str());
+        print("%s%s", std::exchange(between, ",\n"), json.c_str());
     }
-    std::printf("\n], \"questions\": [");
+    print("\n], \"questions\": [");
     between = "\n";
     for (const auto& [asked, answer] : questions)
-        std::printf("%s%s", std::exchange(between, ",\n"),
-                    object({{"question", asked}, {"answer", answer}}).c_str());
-    std::printf("\n]}\n");
+        print("%s%s", std::exchange(between, ",\n"),
+              object({{"question", asked}, {"answer", answer}}).c_str());
+    print("\n]}\n");
 }
 
 [[noreturn]] void unknown(std::string_view word) {
@@ -495,6 +496,7 @@ int main(int argc, char* argv[]) {
     if (wanted.empty())
         for (const State& state : states) wanted.push_back(&state);
 
+    require_stdout();
     std::signal(SIGPIPE, SIG_IGN);  // or the first EPIPE would be the end of this program
     raise_limit();
     std::vector<Told> table;
