@@ -80,7 +80,7 @@ $(NUMBERS:%=client-%): client-%: FORCE
 
 ## make diff-3       what changed from stage 2 to stage 3
 $(patsubst %,diff-%,$(filter-out 1,$(NUMBERS))): diff-%: FORCE
-	@$(PYTHON) -IS tests/diff.py $(before) $(stage)
+	@$(PYTHON) tests/diff.py $(before) $(stage)
 
 ## make sync         copy the headers that all stages share over the later stages' copies
 sync:
@@ -144,7 +144,7 @@ $(BUGS:%=bug-%): bug-%: FORCE
 ##                   RIVALS="name=./program": beside your own; ARGS=-h tells more)
 MEASURING := $(BUILD)/load $(BUILD)/floor
 $(MEASURING) $(BUILD)/calls: $(BUILD)/%: tests/%.cpp $(BUILD)/compiled-with
-	$(COMPILE) -o $@ $<
+	$(COMPILE) -MMD -MP -MF $@.d -MT $@ -o $@ $<
 bench: $(SERVERS) $(MEASURING)
 	@$(foreground) $(PYTHON) tests/bench.py $(if $(QUICK),--quick) $(ARGS)
 

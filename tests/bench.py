@@ -38,6 +38,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
 
 import bench_page
 import harness
+import output
 from lessons import calls
 
 BUILD = harness.BUILD
@@ -488,7 +489,7 @@ class Progress:
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = steps
         self.began = time.monotonic()
-        self.live = sys.stderr.isatty()
+        self.live = output.styled(sys.stderr)
 
     def at(self, number: int) -> None:
         took = time.monotonic() - self.began
@@ -880,7 +881,7 @@ def text_chart(results: dict[str, Any], width: int = 64, height: int = 18) -> st
 
 
 def show(results: dict[str, Any]) -> None:
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    colour = output.styled(sys.stdout)
     bold, red, green, plain = ("\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[0m") if colour else [""] * 4
     for found in results["tables"]:
         if not found["rows"]:
@@ -991,4 +992,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    output.run(main, "bench")

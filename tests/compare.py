@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
 
+import output
 import page
 from expected import differences, expected_for
 from harness import (BUILD, SELECTORS, Late, Unavailable, Variant, end_on_sigterm, play,
@@ -125,10 +126,10 @@ def _machine() -> str:
 # --- the terminal ---------------------------------------------------------------------------
 
 class Style:
-    """Colour on a terminal, none in a pipe or where NO_COLOR asks for none."""
+    """Colour where a stream may get it: see output.styled()."""
 
     def __init__(self, stream: Any) -> None:
-        self.color = stream.isatty() and not os.environ.get("NO_COLOR")
+        self.color = output.styled(stream)
 
     def paint(self, text: str, code: str) -> str:
         return f"\033[{code}m{text}\033[0m" if self.color and text.strip() else text
@@ -425,13 +426,10 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\ncompare: interrupted; no server is left behind", file=sys.stderr)
         return 130
-    except BrokenPipeError:                        # a pager that was left
-        sys.stdout = open(os.devnull, "w")
-        return 0
 
 
 def show(asked: Any, chosen: list[Scenario], stages: list[Variant], columnar: bool) -> int:
-    live = sys.stderr.isatty()
+    live = output.styled(sys.stderr)
 
     def tell(text: str) -> None:
         """On a terminal one line that changes; in a pipe one line a scenario."""
@@ -479,4 +477,4 @@ def show(asked: Any, chosen: list[Scenario], stages: list[Variant], columnar: bo
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    output.run(main, "compare")

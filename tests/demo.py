@@ -8,13 +8,12 @@ long it slept and what CPU it used is asked of the system.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 import textwrap
 import time
 from typing import Any, Optional
 
+import output
 from compare import Style
 from harness import FOLDERS, Client, Late, Mark, Run, Variant, end_on_sigterm, variants
 from lessons import SLEEPS_IN, TITLES, calls, keeps_list, lesson, milliseconds, number
@@ -186,8 +185,6 @@ def main() -> int:
     except (KeyboardInterrupt, EOFError):
         print("\nthe tour ends here; no server is left behind")
         return 130
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")
     except (Late, OSError) as wrong:
         print(f"demo: {wrong}", file=sys.stderr)
         return 1
@@ -195,4 +192,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    output.run(main, "demo")

@@ -7,19 +7,24 @@ the same, new or gone."""
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import output
+
 COLOURS = {"-": "\033[31m", "+": "\033[32m", "@": "\033[36m"}
 PLAIN = "\033[m"
 
 
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="backslashreplace")
+
+
 def parts(path: Path) -> tuple[list[str], list[str]]:
     """The lines of the opening comment, and the lines of the code."""
-    lines = path.read_text().splitlines()
+    lines = text_of(path).splitlines()
     length = next((i for i, line in enumerate(lines) if not line.startswith("//")), len(lines))
     return lines[:length], lines[length:]
 
@@ -47,7 +52,7 @@ def compare(old: Path, new: Path) -> Iterator[str]:
            f"{len(comment) + len(new_comment)} of opening comment")
     headers = [{path.name for path in folder.glob("*.hpp")} for folder in (old, new)]
     for name in sorted(headers[1] - headers[0]):
-        lines = len((new / name).read_text().splitlines())
+        lines = len(text_of(new / name).splitlines())
         yield f"new in {new.name}: {name} ({lines} lines)"
     for name in sorted(headers[0] - headers[1]):
         yield f"no longer in {new.name}: {name}"
@@ -60,12 +65,10 @@ def compare(old: Path, new: Path) -> Iterator[str]:
 
 
 def show(lines: Iterable[str]) -> None:
-    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ and \
-        os.environ.get("TERM", "dumb") != "dumb"
+    colours = output.styled(sys.stdout)
     for line in lines:
         colour = COLOURS.get(line[:1], "") if colours else ""
         print(f"{colour}{line}{PLAIN}" if colour else line)
-    sys.stdout.flush()
 
 
 def main() -> int:
@@ -73,13 +76,10 @@ def main() -> int:
     try:
         show(compare(old, new))
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)   # nothing is left to be written at the end
-        if isinstance(error, BrokenPipeError):         # the reader has seen enough
-            return 0
-        print(f"diff: {error.filename or 'stdout'}: {error.strerror}", file=sys.stderr)
+        print(f"diff: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    output.run(main, "diff")

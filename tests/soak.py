@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import output  # noqa: E402
 from harness import (DEADLINE, SANITIZED, Client, Crowd, Late, Run, Server,  # noqa: E402
                      Unavailable, Variant, end_on_sigterm, pump, variants)
 from model import WELCOME, Chat, Greet, ill_line, pieces  # noqa: E402
@@ -531,7 +532,4 @@ def main(words: Optional[list[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    output.run(main, "soak")

@@ -170,6 +170,7 @@ def test_color_is_for_terminals(monkeypatch):
             return True
 
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     assert "\033[" in compare.Style(Terminal()).worst("worst")
     monkeypatch.setenv("NO_COLOR", "1")
     assert compare.Style(Terminal()).worst("worst") == "worst"

@@ -13,7 +13,8 @@ import sys
 import termios
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Iterator
 
 import pytest
@@ -255,3 +256,47 @@ def test_run_all_stops_when_one_cannot_start():
             text = process.stdout.read()
     assert process.returncode == 1
     assert "ended with exit status 1: the others stop" in text
+
+
+@pytest.mark.parametrize("how", ["its reader leaves", "killed", "hang-up under nohup"])
+def test_run_all_leaves_nobody_behind_without_a_goodbye(how):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in how else signal.SIG_DFL)
+    ports, pids, clients = [], [], []
+    try:
+        with run_all("-g", "0") as process:
+            signal.signal(signal.SIGHUP, before)
+            while len(ports) < 6:
+                line = process.stdout.readline()
+                assert line
+                pids += map(int, re.findall(r" pid=(\d+)", line))
+                ports += map(int, re.findall(r" address=\S+:(\d+)", line))
+            for port in ports:
+                clients.append(socket.create_connection(("127.0.0.1", port), DEADLINE))
+            heard = [client.makefile("rb") for client in clients]
+            for each in heard:
+                assert each.readline().startswith(b"welcome")
+            if how == "killed":
+                process.kill()
+            elif how == "its reader leaves":
+                process.stdout.close()
+                clients[0].sendall(b"say something\n")
+                assert heard[0].readline() == b"say something good\n"
+            else:
+                process.send_signal(signal.SIGHUP)
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                ignored = int(re.search(r"^SigIgn:\s+(\w+)$", status, re.M)[1], 16)
+                assert ignored & 1 << signal.SIGHUP - 1    # or it may not have got round to it
+                clients[0].sendall(b"still there?\n")
+                assert heard[0].readline() == b"still there? good\n"
+                process.terminate()
+            assert [each.read() for each in heard] == [b"goodbye: the server stops\n"] * 6
+        assert process.returncode == (-signal.SIGKILL if how == "killed" else 0)
+    except BaseException:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        for client in clients:
+            client.close()

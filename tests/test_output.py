@@ -1,0 +1,135 @@
+"""What every program that prints does about a stdout that is no terminal, is full, or is gone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import BUILD, DEADLINE, ROOT
+from test_tools import Screen
+
+pytestmark = pytest.mark.sources
+
+TESTS = ROOT / "tests"
+# By name: what to start, with `{out}` for a folder to write to. Each prints more than one line.
+PROGRAMS = {
+    "demo": [TESTS / "demo.py", "--stages", "3", "--step", "0.01"],
+    "demo -h": [TESTS / "demo.py", "-h"],
+    "compare": [TESTS / "compare.py", "--stages", "5", "--scenario", "half_close_queued idle",
+                "--step", "0.01", "--out", "{out}"],
+    "compare, columns": [TESTS / "compare.py", "--stages", "5", "--scenario", "second_client",
+                         "--step", "0.01"],
+    "bugs": [TESTS / "bugs.py", "--list"],
+    "bench": [TESTS / "bench.py", "--quick", "--only", "size", "--out", "{out}"],
+    "bench -h": [TESTS / "bench.py", "-h"],
+    "soak": [TESTS / "soak.py", "--seconds", "0.1", "--stage", "5"],
+    "run-all": [TESTS / "run_all.py", BUILD / "05_epoll", BUILD / "04_poll", "--", "-h"],
+    "diff": [TESTS / "diff.py", "02_nonblocking_busyloop", "03_select"],
+    "truth": [BUILD / "truth", "full", "refused"],
+    "calls": [BUILD / "calls", "-t", "0.001"],
+    "calls -h": [BUILD / "calls", "-h"],
+}
+F_SETPIPE_SZ = 1031                            # fcntl has it from Python 3.10 on
+ENV = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture(params=PROGRAMS)
+def program(request, tmp_path):
+    """(its name, how to start it)."""
+    first, *rest = PROGRAMS[request.param]
+    python = [sys.executable] if first.suffix == ".py" else []
+    return first.stem.replace("_", "-"), [
+        *python, str(first), *(str(word).format(out=tmp_path) for word in rest)]
+
+
+def start(words, *, ignored=False, **how):
+    return subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                            restore_signals=not ignored, **{"env": ENV, **how})
+
+
+def test_a_stdout_that_cannot_be_written_is_said(program):
+    name, words = program
+    with open("/dev/full", "wb") as full, start(words, stdout=full) as process:
+        said = process.communicate(timeout=2 * DEADLINE)[1].decode().splitlines()
+    assert said[-1] == f"{name}: stdout: No space left on device"
+    assert process.returncode == 1
+    assert [line for line in said[:-1] if not re.match(r"\[ ?\d+/|measured in ", line)] == []
+
+
+def test_a_stdout_that_is_closed_is_said(program):
+    name, words = program
+    with start(["sh", "-c", 'exec "$@" >&-', "sh", *words]) as process:
+        said = process.communicate(timeout=2 * DEADLINE)[1].decode().splitlines()
+    assert (said, process.returncode) == ([f"{name}: stdout: Bad file descriptor"], 1)
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["", "SIGPIPE ignored"])
+def test_a_reader_that_leaves_is_no_error(program, ignored):
+    """The pipe has room for less than what is printed, and its reader leaves at once."""
+    _, words = program
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with start(words, stdout=theirs, ignored=ignored) as process:
+        os.close(theirs)
+        said = process.communicate(timeout=2 * DEADLINE)[1].decode().splitlines()
+    assert process.returncode == 0
+    assert [line for line in said if not re.match(r"\[ ?\d+/|measured in ", line)] == []
+
+
+@pytest.mark.parametrize("ascii_only", [
+    {"PYTHONIOENCODING": "ascii"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=["encoding", "locale"])
+def test_a_stdout_of_ascii_only(program, ascii_only):
+    _, words = program
+    with start(words, stdout=subprocess.PIPE, env={**ENV, **ascii_only}) as process:
+        out, said = process.communicate(timeout=2 * DEADLINE)
+    assert b"Traceback" not in said
+    assert process.returncode == 0 and out and out.isascii()
+    assert b"\\x" not in out                               # a letter has a stand-in, no escape
+
+
+@pytest.mark.parametrize("plain", [{"TERM": "dumb", "NO_COLOR": ""},
+                                   {"TERM": "xterm", "NO_COLOR": "1"}], ids=["dumb", "no color"])
+def test_no_escape_sequence_where_none_is_wanted(program, plain):
+    """On a terminal, stderr too, which shows how far a tool has come."""
+    _, words = program
+    with Screen(["/usr/bin/env", *(f"{key}={value}" for key, value in plain.items()),
+                 *words]) as screen:
+        assert screen.end() == 0
+    assert screen.shown and b"\033" not in screen.shown
+
+
+@pytest.mark.parametrize("words", [
+    [sys.executable, str(TESTS / "run_all.py"), "/usr/bin/seq", "--", "3000"],
+    [sys.executable, str(TESTS / "bugs.py"), "--list"], [str(BUILD / "truth")]])
+def test_a_stdout_left_non_blocking_loses_nothing(words):
+    with start(words, stdout=subprocess.PIPE) as process:
+        wanted = process.communicate(timeout=DEADLINE)[0]
+    ours, theirs = os.pipe()
+    fcntl.fcntl(theirs, F_SETPIPE_SZ, 4096)
+    os.set_blocking(theirs, False)
+    with start(words, stdout=theirs) as process:
+        os.close(theirs)
+        _until_it_is_stuck(process.pid, ours)
+        with open(ours, "rb") as pipe:
+            found = pipe.read()
+        assert process.communicate(timeout=DEADLINE)[1] == b""
+    assert len(wanted) > 4096 and found == wanted and process.returncode == 0
+
+
+def _until_it_is_stuck(pid, pipe):
+    """It sleeps, and the pipe has no room for its next line; or it has ended."""
+    until, state, size = time.monotonic() + DEADLINE, "", bytearray(4)
+    while state != "Z" and (state != "S" or int.from_bytes(size, sys.byteorder) < 3500):
+        assert time.monotonic() < until
+        time.sleep(0.001)
+        fcntl.ioctl(pipe, termios.FIONREAD, size)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
