@@ -10,6 +10,10 @@ NUMBERS := 1 2 3 4 5 6
 SANITIZED := $(filter 1,$(SAN))
 BUILD     := $(if $(SANITIZED),build/san,build)
 SERVERS   := $(FOLDERS:%=$(BUILD)/%)
+# make splits its targets at spaces, and the recipes below do not quote them.
+ifneq ($(words $(BUILD))$(findstring ',$(BUILD))$(findstring ",$(BUILD)),1)
+$(error BUILD=$(BUILD): a folder without spaces and quotes in its name is wanted)
+endif
 WARNINGS  := -Wall -Wextra -Wpedantic -Wshadow -Wconversion
 # Not vptr: that check opens a pipe, and reports an error where the tests leave it no descriptor.
 SANITIZE  := -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined \
@@ -21,6 +25,9 @@ COMPILE   := $(strip $(CXX) -std=c++20 -O2 -g $(WARNINGS) $(if $(SANITIZED),$(SA
 export PYTHONDONTWRITEBYTECODE := 1
 PYTHON = $(eval PYTHON := $(shell python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' \
     2>/dev/null && echo python3 || echo /usr/bin/python3))$(PYTHON)
+
+# One word for the shell, whatever is in it: a file's name may have spaces and quotes.
+quoted = '$(subst ','\'',$1)'
 
 # For a build within a recipe: on all CPUs, unless a -j was given, which it then shares.
 PARALLEL = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 2))
@@ -47,7 +54,7 @@ endif
 $(BUILD)/compiled-with:
 	$(if $(shell mkdir -p $(@D) 2>/dev/null && [ -w $(@D) ] && echo yes),,\
 	    $(error cannot write to $(BUILD): build elsewhere, with BUILD=/tmp/build behind the target))
-	@printf '%s\n' '$(subst ','\'',$(COMPILE))' > $@
+	@printf '%s\n' $(call quoted,$(COMPILE)) > $@
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -117,7 +124,7 @@ compare: $(SERVERS)
 test:
 	@sh tests/pytest.sh --find
 	$(if $(SERVER),,@$(MAKE) --no-print-directory $(PARALLEL) programs)
-	@SAN='$(SAN)' STAGE='$(STAGE)' SERVER='$(SERVER)' sh tests/pytest.sh $(ARGS)
+	@SAN='$(SAN)' STAGE='$(STAGE)' SERVER=$(call quoted,$(SERVER)) sh tests/pytest.sh $(ARGS)
 
 programs: $(SERVERS) $(BUILD)/truth $(BUILD)/load $(BUILD)/floor $(BUILD)/calls
 	@:
@@ -126,7 +133,7 @@ programs: $(SERVERS) $(BUILD)/truth $(BUILD)/load $(BUILD)/floor $(BUILD)/calls
 ##                   (SECONDS=60, STAGE=5, SEED=4711, SAN=1)
 soak: $(if $(SERVER),,$(SERVERS))
 	@SAN='$(SAN)' $(foreground) $(PYTHON) tests/soak.py --seconds $(or $(SECONDS),600) \
-	    --seed $(or $(SEED),0) --stage '$(STAGE)' --server '$(SERVER)'
+	    --seed $(or $(SEED),0) --stage '$(STAGE)' --server $(call quoted,$(SERVER))
 
 ## make bugs         known mistakes, each put into a stage: which scenarios catch them?
 ##                   (ARGS="short_send sigpipe"; QUICK=1: plays only those that must; LIST=1)

@@ -61,6 +61,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Optional, Sequence
 
@@ -192,7 +193,19 @@ def _environment(extra: Optional[dict[str, str]]) -> dict[str, str]:
     env.setdefault("ASAN_OPTIONS", "detect_stack_use_after_return=1")
     env.setdefault("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=1")
     env.update(extra or {})
+    if extra and "LD_PRELOAD" in extra:
+        env["LD_PRELOAD"] = _preloadable(extra["LD_PRELOAD"])
     return env
+
+
+@lru_cache(maxsize=None)
+def _preloadable(path: str) -> str:
+    """LD_PRELOAD is split at spaces and colons, which a folder's name may have. A descriptor of
+    ours has a name without them, for as long as we run."""
+    try:
+        return f"/proc/{os.getpid()}/fd/{os.open(path, os.O_RDONLY)}"
+    except OSError:
+        return path
 
 
 def run_program(variant: Variant, *arguments: str, seconds: float = DEADLINE,
@@ -263,9 +276,22 @@ class Server:
             count = listening if listening is not None else len(services) or len(SERVICES)
             try:
                 self.wait_until(lambda: len(self.listening()) >= count, f"{count} listeners")
-            except Late:
+                if env and "LD_PRELOAD" in env:
+                    self._is_preloaded(env["LD_PRELOAD"])
+            except BaseException:
                 self.kill()
                 raise
+
+    def _is_preloaded(self, path: str) -> None:
+        """ld.so only warns. A server that is linked statically has none, and no warning."""
+        try:
+            maps = (Path("/proc") / str(self.pid) / "maps").read_bytes()
+        except OSError:                    # it has ended, or they are not for us to read
+            return
+        if maps and b"/" + os.fsencode(os.path.basename(path)) not in maps:
+            kind = Unavailable if SANITIZED or self.variant.foreign else RuntimeError
+            raise kind(f"{path} was not loaded into {self.variant.program}: no call of it fails "
+                       "on demand" + self.tail())
 
     def __enter__(self) -> "Server":
         return self

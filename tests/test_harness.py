@@ -1,6 +1,7 @@
 """The tests' own tools: that they see what is wrong. A check that cannot fail is none."""
 
 import json
+import shutil
 import sys
 import textwrap
 from types import SimpleNamespace
@@ -9,8 +10,9 @@ import pytest
 
 from expected import (EXPECTED, anything, at_least, at_most, between, differences, expected_for,
                       including, one_of)
-from harness import DEADLINE, Late, Server, Unavailable, Variant, play, variants
+from harness import DEADLINE, Client, Late, Server, Unavailable, Variant, play, variants
 from narration import Malformed, complaints, parse
+from scenarios.faults import environment
 
 pytestmark = pytest.mark.sources
 
@@ -268,6 +270,32 @@ def test_a_server_that_ends_is_not_waited_for(tmp_path):
     program.chmod(0o755)
     with pytest.raises(Late, match="ended with 1.*(?s:.*)cannot listen"):
         Server(Variant("04_poll", "4", 4, program), ["echo"])
+
+
+@pytest.fixture
+def faults():
+    try:
+        return environment(variants("3")[0], "accept ENFILE 1 0 1")
+    except Unavailable as why:
+        pytest.skip(str(why))
+
+
+def test_a_shim_is_loaded_from_any_folder(tmp_path, faults):
+    folder = tmp_path / "a b:c'ü"                        # LD_PRELOAD is split at spaces and colons
+    folder.mkdir()
+    shim = shutil.copy(faults["LD_PRELOAD"], folder)
+    with Server(variants("3")[0], ["echo"], env={**faults, "LD_PRELOAD": shim}) as server:
+        with Client(server.address()):
+            server.wait_for("accept", error="ENFILE")
+        server.stop()
+        assert server.complaints() == []                 # nothing on stderr, either
+
+
+def test_a_shim_that_is_not_loaded_is_said(tmp_path, faults):
+    shim = tmp_path / "shim.so"
+    shim.write_text("no shared object\n")
+    with pytest.raises((RuntimeError, Unavailable), match=f"{shim} was not loaded into .*03_select"):
+        Server(variants("3")[0], ["echo"], env={**faults, "LD_PRELOAD": str(shim)})
 
 
 def test_unavailable_is_no_failure():

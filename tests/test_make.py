@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -28,15 +29,19 @@ int main(int argc, char* argv[]) {
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    shutil.copytree(ROOT / "tests", tmp_path / "tests")
+    return plant(tmp_path)
+
+
+def plant(where: Path) -> Path:
+    shutil.copy(ROOT / "Makefile", where)
+    shutil.copytree(ROOT / "tests", where / "tests")
     for folder in FOLDERS:
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "server.cpp").write_text(f"// {folder}\n{STAND_IN}")
+        (where / folder).mkdir()
+        (where / folder / "server.cpp").write_text(f"// {folder}\n{STAND_IN}")
         for name, folders in HEADERS.items():
             if folder in folders:
-                (tmp_path / folder / name).write_text(f"// {name}\n#pragma once\n")
-    return tmp_path
+                (where / folder / name).write_text(f"// {name}\n#pragma once\n")
+    return where
 
 
 # As from a shell, not as from the make that runs these tests.
@@ -156,6 +161,32 @@ def test_a_tree_that_cannot_be_written_to(tree):
     assert compiled(make(tree, "-j4", f"BUILD={tree}/elsewhere")) == list(FOLDERS)
 
 
+def test_a_folder_of_any_name(tmp_path):
+    """So is the compiler's: as in a shell, its quotes are up to whoever names it."""
+    where = tmp_path / "a b'ü $(c) #d"
+    where.mkdir()
+    compiler = where / "my c++"
+    compiler.write_text('#!/bin/sh\nexec c++ "$@"\n')
+    compiler.chmod(0o755)
+    tree, mine = plant(where), f"CXX={shlex.quote(str(compiler)).replace('$', '$$')}"
+    assert compiled(make(tree, "-j4", mine)) == list(FOLDERS)
+    assert compiled(make(tree, "-j4", "-n", mine)) == []
+    done = make(tree, "run-3", "ARGS=-e 7000", mine)
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["-e", "7000"])
+    for words in ["help"], ["sync"], ["diff-3"], ["bugs", "LIST=1"], ["client-2", "ARGS=-h"]:
+        done = make(tree, *words)
+        assert done.returncode == 0, done.stdout
+    assert make(tree, "clean").returncode == 0 and not (tree / "build").exists()
+
+
+def test_a_server_of_any_name(tree):
+    (tree / "tests" / "pytest.sh").write_text('[ "$1" = --find ] || echo "$SERVER"\n')
+    (tree / "tests" / "soak.py").write_text("import sys\nprint(sys.argv[-1])\n")
+    for target in "test", "soak":
+        done = make(tree, target, "SERVER=a b'ü", "STAGE=4")
+        assert (done.returncode, done.stdout) == (0, "a b'ü\n")
+
+
 def test_a_pytest_is_looked_for_before_anything_is_compiled(tree):
     (tree / "tests" / "pytest.sh").write_text("echo pytest.sh $*\nexit 3\n")
     done = make(tree, "test")
@@ -183,6 +214,7 @@ def test_help_names_the_targets(tree):
 @pytest.mark.parametrize("words, reason", [
     (["run-7"], "stages are 1 to 6"), (["client-0"], "stages are 1 to 6"),
     (["diff-1"], "diff-2 to diff-6"), (["diff-9"], "diff-2 to diff-6"),
+    (["BUILD=/tmp/a b"], "without spaces"), (["BUILD=/tmp/a'b"], "without spaces and quotes"),
     (["client-2", "SERVICE=mail"], "echo, greet or chat"), (["nonsense"], "make help"),
 ])
 def test_bad_words_get_one_line(tree, words, reason):
