@@ -80,7 +80,7 @@ def test_what_is_ignored_stays_ignored():
 def _make(*words: str) -> list[str]:
     # As from a shell, not as from the make that runs these tests.
     return ["/usr/bin/env", "-u", "MAKEFLAGS", "-u", "MFLAGS", "-u", "MAKELEVEL", "make", "-C",
-            str(ROOT), "--no-print-directory", f"BUILD={BUILD}", *words]
+            str(ROOT), "--no-print-directory", f"BUILD={os.path.relpath(BUILD, ROOT)}", *words]
 
 
 def test_ctrl_c_in_a_server_started_by_make():

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -175,7 +176,6 @@ def test_every_word_of_the_table_names_a_variant():
 # --- what is checked after every scenario ---------------------------------------------------
 
 FAKE = """\
-    #!{python}
     import os, signal, socket, sys, time
     fault = "{fault}"
     began = time.monotonic()
@@ -248,9 +248,8 @@ def test_what_is_wrong_is_seen(tmp_path, monkeypatch, fault, complaint):
         monkeypatch.setattr("harness.STOP_DEADLINE", 0.5)
     seconds = 1 if fault == "mute" else DEADLINE
     program = tmp_path / "server"
-    program.write_text(textwrap.dedent(FAKE).format(python=sys.executable, fault=fault))
-    program.chmod(0o755)
-    variant = Variant("04_poll", "4", 4, program)
+    program.write_text(textwrap.dedent(FAKE).format(fault=fault))
+    variant = Variant("04_poll", "4", 4, Path(sys.executable), (str(program),))
     scenario = SimpleNamespace(name="talk", function=lambda run: _talk(run, seconds),
                                services=("echo",), descriptors=True)
     if complaint is Late:

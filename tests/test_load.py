@@ -25,7 +25,8 @@ LOAD = BUILD / "load"
 @pytest.fixture(scope="module", autouse=True)
 def built():
     if not (LOAD.exists() and (BUILD / "floor").exists()):
-        subprocess.run(["make", f"BUILD={BUILD}", str(LOAD), str(BUILD / "floor")], cwd=ROOT,
+        folder = os.path.relpath(BUILD, ROOT)          # make cannot handle spaces, as above it
+        subprocess.run(["make", f"BUILD={folder}", f"{folder}/load", f"{folder}/floor"], cwd=ROOT,
                        check=True)
 
 
