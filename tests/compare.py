@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
@@ -184,7 +185,7 @@ def columns(name: str, scenario: Record, stages: list[dict[str, str]], width: in
     runs = [scenario["runs"][stage["id"]] for stage in stages]
     pictures = [run["picture"] for run in runs]
     left = 28 if width >= 40 * len(stages) else 22
-    column = (width - 8 - left) // len(stages) - 2
+    column = max(8, (width - 8 - left) // len(stages) - 2)
     paints = {"asleep": style.soft, "hot": style.worst}
     rule = "-" * 8 + "-" * left + ("+" + "-" * (column + 1)) * len(stages)
 
@@ -202,9 +203,10 @@ def columns(name: str, scenario: Record, stages: list[dict[str, str]], width: in
     yield from row("seconds", "clients", [
         (f"{stage['id']} {stage['title'].split(',')[0]}", "") for stage in stages])
     yield rule
-    bars = [Bar(each) for each in pictures]
+    stories = [_story(each) for each in pictures]
+    bars = [Bar(each["spans"], story) for each, story in zip(pictures, stories)]
     now = 0.0
-    for at, client, cells in _rows(pictures):
+    for at, client, cells in _rows(stories, pictures[0]["seconds"] / 50):
         now = max(at, now)
         yield from row(f"{now:7.3f}", client,
                        [bar.show(now, cell) for bar, cell in zip(bars, cells)])
@@ -222,17 +224,28 @@ def columns(name: str, scenario: Record, stages: list[dict[str, str]], width: in
 
 
 class Bar:
-    """What a stage's column shows at a moment at which the server says nothing."""
+    """What a stage's column shows; at a moment at which the server says nothing, its sleep.
 
-    def __init__(self, shown: Record) -> None:
-        self.spans, self.last = shown["spans"], None
+    That is the sleep that the server tells of next. Times would not do: the servers' are rounded to
+    milliseconds, and a row has the time of whichever stage came to it first. They have to where
+    lines were left out, and in stage 2, which never sleeps.
+    """
 
-    def show(self, at: float, text: str) -> tuple[str, str]:
-        if text:
+    def __init__(self, spans: list[Any], story: list[Item]) -> None:
+        self.spans, self.last = spans, None
+        self.ahead = [item for item in story if item.told]
+
+    def show(self, now: float, item: Optional[Item]) -> tuple[str, str]:
+        if item:
+            if item.told:
+                self.ahead.pop(0)
             self.last = None
-            return text, ""
-        for begin, end, kind, call in self.spans:
-            if begin <= at < end:
+            return item.text, ""
+        spans = self.spans if self.ahead else []
+        if spans and spans[0][2] == "asleep" and self.ahead[0].verb:
+            spans = [self.ahead[0].sleep] if self.ahead[0].sleep else []
+        for begin, end, kind, call in spans:
+            if begin <= now < end:
                 again = self.last == (begin, call)
                 self.last = (begin, call)
                 if kind == "hot":
@@ -259,13 +272,13 @@ def _calls(shown: Record, stage: str) -> str:
 Deed = tuple[str, str, int]                        # who did what, and for the how many-th time
 
 
-def _rows(pictures: list[Record]) -> Iterator[tuple[float, str, list[str]]]:
+def _rows(stories: list[list[Item]],
+          near: float) -> Iterator[tuple[float, str, list[Optional[Item]]]]:
     """(when, what the clients did, what is told in each column), in order.
 
     Every stage was played by itself, but the clients did the same everywhere: what they did
     cuts each stage's column into pieces, and pieces of the same number stand side by side.
     """
-    stories = [_story(shown) for shown in pictures]
     done = [{item.deed for item in story} for story in stories]
     common = [item.deed for item in stories[0] if item.deed and all(
         item.deed in deeds for deeds in done)]
@@ -277,11 +290,10 @@ def _rows(pictures: list[Record]) -> Iterator[tuple[float, str, list[str]]]:
         heads = [list(piece[index]) for piece in pieces]
         if index:
             deeds = [head.pop(0) for head in heads]
-            yield min(deed.at for deed in deeds), deeds[0].text, [""] * len(heads)
+            yield min(deed.at for deed in deeds), deeds[0].text, [None] * len(heads)
         while any(heads):
             at = min(head[0].at for head in heads if head)
-            near = at + max(0.004, pictures[0]["seconds"] / 50)
-            yield at, "", [head.pop(0).text if head and head[0].at < near else ""
+            yield at, "", [head.pop(0) if head and head[0].at < at + max(0.004, near) else None
                            for head in heads]
 
 
@@ -304,6 +316,8 @@ class Item:
     who: str
     text: str
     deed: Optional[Deed] = None            # what a client, or the story, did by itself
+    told: bool = False                     # by the server
+    sleep: Optional[tuple[float, float, str, str]] = None  # as a span of the picture; until told
 
 
 def _story(shown: Record) -> list[Item]:
@@ -311,7 +325,7 @@ def _story(shown: Record) -> list[Item]:
     told, queues = [], []
     for entry in shown["narration"]:
         if isinstance(entry, int):
-            told.append(Item(told[-1].at, "", "", f"... {entry} lines more"))
+            told.append(Item(told[-1].at, "", "", f"... {entry} lines more", told=True))
         else:
             told += _told(entry)
     for lane in shown["lanes"]:
@@ -343,7 +357,7 @@ def _in_order(queues: list[list[Item]]) -> Iterator[Item]:
     """Merges them by time; but who asked comes before who was asked."""
     def too_early(item: Item) -> bool:
         if item.verb == "wait":                    # something must have ended it
-            return any(queue[0].deed and queue[0].at < item.at + 0.001 for queue in queues)
+            return not woken and any(queue[0].deed and queue[0].at < item.at + 0.001 for queue in queues)
         for queue in queues:
             for other in queue:
                 heard = other.verb in ("client recv", "client eof")
@@ -353,9 +367,13 @@ def _in_order(queues: list[list[Item]]) -> Iterator[Item]:
                     return True
         return False
 
+    woken = False                                  # a client has, since the server's last line
     while queues := [queue for queue in queues if queue]:
         ready = [queue for queue in queues if not too_early(queue[0])] or queues
-        yield min(ready, key=lambda queue: queue[0].at).pop(0)
+        item = min(ready, key=lambda queue: queue[0].at).pop(0)
+        if item.told or item.verb.startswith("client "):
+            woken = not item.told
+        yield item
 
 
 def _deed(name: str, what: str, said: str) -> str:
@@ -389,9 +407,10 @@ def _told(entry: list[Any]) -> Iterator[Item]:
         text = entry[1][9:]
     if event.get("slept", 0) >= 0.01:
         call = event.get("call", event.verb)
-        yield Item(entry[0], verb, who, f"slept {event['slept']:.3f} s in {call}()")
+        yield Item(entry[0], verb, who, f"slept {event['slept']:.3f} s in {call}()", told=True,
+                   sleep=(entry[0] - event["slept"], math.inf, "asleep", call))
     if text:
-        yield Item(entry[0], verb, who, text)
+        yield Item(entry[0], verb, who, text, told=True)
 
 
 # --- the command line -----------------------------------------------------------------------
@@ -440,7 +459,7 @@ def show(asked: Any, chosen: list[Scenario], stages: list[Variant], columnar: bo
         sys.stderr.flush()
 
     record = compare(chosen, stages, tell, asked.step)
-    width = shutil.get_terminal_size((200, 50)).columns
+    width = shutil.get_terminal_size((200, 50)).columns or 200
     style = Style(sys.stdout)
     if asked.format == "json":
         json.dump(record, sys.stdout, indent=1)

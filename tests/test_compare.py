@@ -196,6 +196,52 @@ def test_one_scenario_in_columns(stages, width):
     assert asleep[bars[0] + 2] == ":"                       # stage 1 sleeps until A has left
 
 
+def test_a_narrow_terminal():
+    done = run("compare", "--stages", "1 3", "--scenario", "second_client", *QUICK, COLUMNS="30")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert "recv" in done.stdout
+
+
+def test_the_sleep_shown_is_the_one_that_is_told_next():
+    """A closes at 600.6 ms, which wakes the server; its own 600.7 ms is rounded to 600.5."""
+    shown = {
+        "seconds": 0.6045, "cpu": 0.0, "counters": {}, "asleep": {"recv": 0.577},
+        "said": [[0.0, "A connects."], [0.6, "A leaves."]],
+        "lanes": [{"name": "A", "marks": [[0.02, "connect", 1, ""], [0.6006, "close", 1, ""]]},
+                  {"name": "B", "marks": [[0.3, "connect", 1, ""], [0.6031, "close", 1, ""]]}],
+        "spans": [[0.0235, 0.6005, "asleep", "recv"], [0.6005, 0.6025, "asleep", "send"],
+                  [0.6025, 0.6045, "asleep", "accept"]],
+        "narration": [
+            [0.0235, "   0.003 accept  fd=6 service=echo peer=127.0.0.1:1 clients=1", False, "A"],
+            [0.6005, "   0.580 recv    fd=6 bytes=0 slept=0.577", True, "A"],
+            [0.6005, "   0.580 close   fd=6 reason=eof clients=0", False, "A"],
+            [0.6025, "   0.582 send    fd=6 bytes=6 slept=0.002", False, "B"],
+            [0.6035, "   0.583 recv    fd=6 bytes=0 slept=0.000", False, "B"],
+            [0.6045, "   0.584 accept  fd=5 error=EINTR slept=0.001", False, ""]]}
+    lines = list(compare.columns("x", {"question": "", "runs": {"1": {"picture": shown}},
+                                       "lessons": {"1": ""}}, [{"id": "1", "title": ""}], 80,
+                                 compare.Style(open(os.devnull))))
+    cells = {text.strip(): cell for text, _, cell in (line[8:].partition("|") for line in lines)}
+    assert cells["B connects"] == " : asleep in recv()" and cells["A closes"] == " :"
+    assert cells["B closes"] == "" and not any("asleep in send" in line for line in lines)
+
+
+def test_a_wait_that_was_ended_is_told_before_what_came_later():
+    """A millisecond after A closes, B does; rounding puts the wait's end in between."""
+    shown = {
+        "seconds": 0.61, "said": [],
+        "lanes": [{"name": "A", "marks": [[0.6000, "close", 1, ""]]},
+                  {"name": "B", "marks": [[0.6012, "close", 1, ""]]}],
+        "narration": [
+            [0.6005, "   0.580 wait    call=poll watching=3 ready=1 on=5:r slept=0.300", True, ""],
+            [0.6005, "   0.580 recv    fd=5 bytes=0", False, "A"],
+            [0.6015, "   0.581 wait    call=poll watching=2 ready=1 on=6:r slept=0.000", False, ""],
+            [0.6015, "   0.581 recv    fd=6 bytes=0", False, "B"]]}
+    assert [item.text for item in compare._story(shown)] == [
+        "A closes", "slept 0.300 s in poll()", "recv   A end of input", "B closes",
+        "recv   B end of input"]
+
+
 @pytest.mark.parametrize("words, named", [
     (["--scenario", "no_such"], "second_client"), (["--stages", "7"], "6-epoll"),
     (["--stages", "1 x"], "6-epoll"), (["--format", "pdf"], "text, json, html")])
