@@ -11,6 +11,8 @@ import math
 from html import escape
 from typing import Any, Iterable, Iterator
 
+from bench_page import spaced
+
 Record = dict[str, Any]
 
 STYLE = """
@@ -94,7 +96,8 @@ addEventListener("hashchange", unfold);
 if (location.hash) unfold();
 """
 
-WIDTH, LEFT, RIGHT = 780, 104, 14                  # of a picture, in its own units
+WIDTH, LEFT, RIGHT = 780, 104, 24                  # of a picture, in its own units
+LETTER = 7.2                                       # how wide one is, at the most: fonts differ
 
 
 # --- the page -------------------------------------------------------------------------------
@@ -327,13 +330,15 @@ class Timeline:
         """The sentences, each at its time; in as many rows as they need not to overlap."""
         ends: list[float] = []
         for at, text in self.shown["said"]:
-            wide, begin = 6.6 * len(text), self.x(at) + 4
-            if begin + wide > WIDTH:               # no room to the right
+            wide, begin = LETTER * len(text), self.x(at) + 4
+            left = begin + wide > WIDTH and wide + 4 <= self.x(at)
+            if left:
                 begin = self.x(at) - 4 - wide
+            elif begin + wide > WIDTH:             # no room to the left, either
+                begin = max(4.0, WIDTH - wide)
             row = next((i for i, end in enumerate(ends) if end < begin), len(ends))
             ends[row:row + 1] = [begin + wide]
-            left = begin < self.x(at)
-            self.text(self.x(at) + (-4 if left else 4), self.y + 8 + 15 * row, text,
+            self.text(round(self.x(at) - 4 if left else begin, 1), self.y + 8 + 15 * row, text,
                       anchor="end" if left else "")
         self.y += 15 * len(ends) + 4 * bool(ends)
 
@@ -468,7 +473,7 @@ def _growth(record: Record) -> Iterable[str]:
                                                for count, cost in seen.items() if int(count)]))
     if not curves:
         return
-    height, bottom, right = 300, 262, 150
+    height, bottom, right = 300, 262, 180
     top = max(math.log10(value) for curve in curves for _, value in curve[3])
     top = max(2.0, math.ceil(top * 2) / 2)
 
@@ -495,14 +500,11 @@ def _growth(record: Record) -> Iterable[str]:
                f'x="{x(count)}" y="{bottom + 19}" text-anchor="middle">{count:,}</text>')
     yield (f'<text class="soft small" x="{x(100)}" y="{bottom + 35}" text-anchor="middle">'
            "silent clients</text>")
-    labels: list[float] = []
-    for stage, name, kind, points in curves:
+    curves.sort(key=lambda curve: -curve[3][-1][1])     # the topmost first
+    labels = spaced([y(curve[3][-1][1]) + 4 for curve in curves], 15, 15, bottom)
+    for (stage, name, kind, points), label in zip(curves, labels):
         path = "L".join(f"{x(count)} {y(value)}" for count, value in points)
         dash = ' stroke-dasharray="7 5"' if name == "poll" else ""
-        label = y(points[-1][1]) + 4
-        while any(abs(label - other) < 15 for other in labels):
-            label += 15 if name == "busy loop" else -15
-        labels.append(label)
         dots = "".join(f'<circle cx="{x(count)}" cy="{y(value)}" r="3.5" fill="currentColor">'
                        f"<title>{name}: {value:,.0f} beside {count:,}</title></circle>"
                        for count, value in points)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -148,6 +149,46 @@ def test_the_figures_are_those_of_the_narration(compared):
     for stage, run_ in runs.items():           # seen from outside, it takes a little longer
         assert waits[stage] * 1000 <= run_["observed"]["milliseconds"] + 1
     assert waits["1"] > 0.2
+
+
+def cut_off(page):
+    """The labels that may reach over an edge of their picture."""
+    found = []
+    for svg in re.findall(r"<svg .*?</svg>", page, re.S):
+        wide, high = map(float, re.search(r'viewBox="0 0 (\S+) ([^"]+)"', svg).groups())
+        for given, text in re.findall(r"<text ([^>]*)>([^<]*)", svg):
+            had = {"text-anchor": "start", **dict(re.findall(r'([\w-]+)="([^"]*)"', given))}
+            if "transform" in had:                          # upright, along the side
+                continue
+            size = 11 if "small" in had.get("class", "") else 13
+            x, y, width = float(had["x"]), float(had["y"]), 0.55 * size * len(unescape(text))
+            left = x - {"start": 0, "middle": width / 2, "end": width}[had["text-anchor"]]
+            if not (0 <= left <= wide - width and 0.8 * size <= y <= high - 0.25 * size):
+                found.append((text, x, y))
+    return found
+
+
+def test_no_label_is_cut_off(compared):
+    assert "<text" in compared[2].text and cut_off(compared[2].text) == []
+
+
+@pytest.mark.parametrize("looked_at", [
+    (1001, 2006, 2006, 2), (2010, 2006, 2006, 2), (3160, 2006, 2006, 2), (99_999, 2006, 2006, 2),
+    (1, 1, 1, 1), (100, 100, 100, 100), (31_622, 31_622, 31_622, 31_622)])
+def test_no_label_of_the_growth_is_cut_off(looked_at):
+    runs = {stage: {"observed": {"10": {"scanned": most / 100}, "1000": {"scanned": most}}}
+            for stage, most in zip("2345", looked_at)}
+    picture = "".join(compare.page._growth({"scenarios": {"silent_clients": {"runs": runs}}}))
+    assert cut_off(picture) == []
+    heights = sorted(float(y) for y in re.findall(r'"curvename" x="\d+" y="([^"]+)"', picture))
+    assert len(heights) == 4 and all(b - a > 12 for a, b in zip(heights, heights[1:]))
+
+
+@pytest.mark.parametrize("at", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_no_sentence_is_cut_off(at):
+    shown = {"seconds": 1.0, "cpu": 0.0, "counters": {}, "asleep": {}, "lanes": [], "spans": [],
+             "marks": [], "said": [[at, "word " * 19 + "word"]]}
+    assert cut_off(compare.page.timeline(shown, "x", "a title")) == []
 
 
 # --- the terminal ---------------------------------------------------------------------------
