@@ -629,7 +629,7 @@ def aim(text: str, wanted: str, figure: Optional[float], met: bool, shown: str) 
 def at_most(text: str, limit: float, figure: Optional[float], unit: str = "",
             digits: int = 2) -> dict[str, Any]:
     value = math.nan if figure is None else figure
-    if value > limit >= round(value, digits):     # 1.102, where 1.10 would do
+    while value > limit >= round(value, digits):  # 1.102, where 1.10 would do
         digits += 1
     return aim(text, f"at most {limit:g}{unit}", value, value <= limit, f"{value:.{digits}f}{unit}")
 

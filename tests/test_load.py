@@ -15,7 +15,9 @@ from typing import Callable, Optional
 
 import pytest
 
+from bench import at_most
 from harness import BUILD, DEADLINE, ROOT, SANITIZED, Server, variants
+from test_compare import cut_off
 
 pytestmark = pytest.mark.sources
 
@@ -323,6 +325,7 @@ def test_bench(tmp_path):
     assert "about" in done.stderr and "left" in done.stderr
     page = Page((tmp_path / "bench.html").read_text(encoding="utf-8"))
     assert not page.wrong and not page.open and not page.fetched
+    assert cut_off((tmp_path / "bench.html").read_text(encoding="utf-8")) == []
     assert len(page.ids) == len(set(page.ids)) and set(page.links) <= set(page.ids)
     shown = set(page.text)
     for table in results["tables"]:
@@ -335,6 +338,14 @@ def test_bench(tmp_path):
         assert f"{aim['aim']}: {aim['shown']} ({aim['wanted']})" in done.stdout
     again = bench("--again", "--markdown", "--out", str(tmp_path))
     assert again.returncode == 0 and "| 5 epoll |" in again.stdout
+
+
+@pytest.mark.parametrize("figure, limit, shown", [
+    (250.04, 250, "250.04 bytes"), (250.0000004, 250, "250.0000004 bytes"), (251, 250, "251 bytes"),
+    (249.99, 250, "250 bytes"), (250, 250, "250 bytes"), (0.1, 250, "0 bytes")])
+def test_a_verdict_can_be_seen_from_its_figure(figure, limit, shown):
+    found = at_most("memory", limit, figure, " bytes", 0)
+    assert (found["shown"], found["met"]) == (shown, figure <= limit)
 
 
 @pytest.mark.parametrize("words, env, said", [
