@@ -521,16 +521,17 @@ def duration(seconds: float) -> str:
 def machine() -> dict[str, str]:
     model = ""
     try:
-        cpuinfo = Path("/proc/cpuinfo").read_text()
+        cpuinfo = Path("/proc/cpuinfo").read_text(errors="replace")
         found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.M)
         model = found[1] if found else ""
     except OSError:
         pass
     built = ""
     try:
-        built = (BUILD / "compiled-with").read_text().strip()
-        version = subprocess.run([built.split()[0], "--version"], capture_output=True, text=True)
-        built += "  (" + version.stdout.splitlines()[0] + ")"
+        command = (BUILD / "compiled-with").read_bytes().strip()
+        built = command.decode("utf-8", "replace")
+        version = subprocess.run([b"sh", b"-c", command + b" --version"], capture_output=True)
+        built += f"  ({version.stdout.decode('utf-8', 'replace').splitlines()[0]})"
     except (OSError, IndexError):
         pass
     return {"cpu": model or platform.processor(), "cpus": str(os.cpu_count()),

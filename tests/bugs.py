@@ -40,6 +40,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import output
 
@@ -51,6 +52,9 @@ SOURCE = re.compile(r"^--- a/(\w+)/(\S+)$", re.M)
 
 COMPILE = "-std=c++20 -O1 -g"
 SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
+
+# What git and compilers say names files, in any encoding.
+TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
 
 # A broken server is not worth long waits, nor all of the memory and the disk.
 PATIENCE = 4                               # seconds, in place of the deadlines of the tests
@@ -139,7 +143,7 @@ def patched(bug: Bug, where: Path) -> None:
         env.pop(name, None)                # set where a hook of git runs the tests
     try:
         done = subprocess.run(["git", "apply", "-C1", "-"], cwd=where, env=env, input=bug.diff,
-                              text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **TEXT)
     except FileNotFoundError:
         raise Wrong("git is missing: it applies the patches") from None
     if done.returncode != 0:
@@ -159,7 +163,7 @@ def built(bug: Bug) -> Path:
     command = [*shlex.split(os.environ.get("CXX") or "g++"), *COMPILE.split(), *shlex.split(flags),
                *(SANITIZE.split() if bug.sanitized else []), "-o", "server",
                f"{bug.folder}/server.cpp"]
-    now = hashlib.sha256("\0".join([*command, bug.diff]).encode())
+    now = hashlib.sha256("\0".join([*command, bug.diff]).encode(errors="surrogateescape"))
     for source in sorted((ROOT / bug.folder).iterdir()):
         now.update(source.name.encode() + b"\0" + source.read_bytes())
     made_of = where / "made-of"
@@ -168,8 +172,8 @@ def built(bug: Bug) -> Path:
     where.mkdir(parents=True, exist_ok=True)
     made_of.unlink(missing_ok=True)
     patched(bug, where)
-    done = subprocess.run(command, cwd=where, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT)
+    done = subprocess.run(command, cwd=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          **TEXT)
     if done.returncode != 0:
         raise Wrong(f"does not compile: {first_line(done.stdout)}")
     made_of.write_text(now.hexdigest())
@@ -263,7 +267,7 @@ class Judges:
             process = subprocess.Popen(
                 [sys.executable, str(HERE / "bugs.py"), "--judge", bug.name, str(program), *which],
                 env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, text=True)
+                stderr=subprocess.STDOUT, **TEXT)
             self._running.add(process)
         try:
             said, _ = process.communicate(timeout=None if bug.variant else MOST_SECONDS)

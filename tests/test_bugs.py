@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -91,6 +92,18 @@ def test_a_name_that_does_not_exist_gets_one_line():
         assert done.returncode == 2 and done.stdout == ""
         assert len(done.stderr.splitlines()) == 1
         assert "no_such_bug" in done.stderr and "short_send" in done.stderr
+
+
+def test_what_a_compiler_says_may_have_any_letter(tmp_path):
+    if not shutil.which("git"):
+        pytest.skip("patches are applied with git apply")
+    compiler = tmp_path / "c++ ü"
+    compiler.write_text("#!/bin/sh\necho error: größer, or not '\\377' && exit 1\n", "utf-8")
+    compiler.chmod(0o755)
+    done = _gallery("--run", "short_send", BUILD=str(tmp_path), CXX=f"'{compiler}'", LC_ALL="C",
+                    PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"bugs.py: does not compile: error: gr.*er, or not .*\n", done.stderr)
 
 
 def test_list():

@@ -6,6 +6,7 @@ import html.parser
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -338,6 +339,21 @@ def test_bench(tmp_path):
         assert f"{aim['aim']}: {aim['shown']} ({aim['wanted']})" in done.stdout
     again = bench("--again", "--markdown", "--out", str(tmp_path))
     assert again.returncode == 0 and "| 5 epoll |" in again.stdout
+
+
+@pytest.mark.parametrize("ascii_only", [
+    {}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=["", "ascii"])
+def test_a_compiler_of_any_name_is_asked_for_its_version(tmp_path, ascii_only):
+    compiler = tmp_path / "a b'ü"
+    compiler.write_text("#!/bin/sh\necho version 1\n")
+    compiler.chmod(0o755)
+    built = f"{shlex.quote(str(compiler))} -std=c++20 -DX='a b'"
+    (tmp_path / "compiled-with").write_text(built + "\n", encoding="utf-8")
+    script = "import bench; print(ascii(bench.machine()['built']))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "tests", text=True,
+                          env={**os.environ, "BUILD": str(tmp_path), **ascii_only},
+                          capture_output=True, timeout=DEADLINE)
+    assert done.stdout == ascii(f"{built}  (version 1)") + "\n", done.stderr
 
 
 @pytest.mark.parametrize("figure, limit, shown", [
