@@ -55,10 +55,13 @@ def complain(program: str, error: OSError) -> None:
     print(f"{program}: stdout: {error.strerror}", file=sys.stderr)
 
 
-def stand_in(error: UnicodeError) -> tuple[Any, int]:
-    if isinstance(error, UnicodeEncodeError) and error.object[error.start] in STAND_INS:
-        return STAND_INS[error.object[error.start]], error.start + 1
-    return codecs.backslashreplace_errors(error)
+def stand_in(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    letter = error.object[error.start]
+    code = ord(letter)
+    if 0xdc80 <= code <= 0xdcff:               # a byte of a file's name (os.fsdecode())
+        code -= 0xdc00
+    return STAND_INS.get(letter) or ascii(chr(code))[1:-1], error.start + 1
 
 
 def stream(fd: int, old: TextIO, program: str) -> TextIO:

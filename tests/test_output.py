@@ -96,6 +96,15 @@ def test_a_stdout_of_ascii_only(program, ascii_only):
     assert b"\\x" not in out                               # a letter has a stand-in, no escape
 
 
+@pytest.mark.parametrize("encoding, shown", [
+    ("ascii", rb"5 us ~1 \xfc \u20ac \xfc"), ("utf-8", "5 µs ±1 ü € \\xfc".encode())])
+def test_letters_that_the_encoding_lacks(encoding, shown):
+    script = "import output; output.run(lambda: print('5 µs ±1 ü € \\udcfc'), 'x')"
+    done = subprocess.run([sys.executable, "-c", script], cwd=TESTS, capture_output=True,
+                          env={**ENV, "PYTHONIOENCODING": encoding}, timeout=DEADLINE)
+    assert (done.stdout, done.stderr, done.returncode) == (shown + b"\n", b"", 0)
+
+
 @pytest.mark.parametrize("plain", [{"TERM": "dumb", "NO_COLOR": ""},
                                    {"TERM": "xterm", "NO_COLOR": "1"}], ids=["dumb", "no color"])
 def test_no_escape_sequence_where_none_is_wanted(program, plain):
