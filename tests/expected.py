@@ -568,10 +568,10 @@ EXPECTED.update({
         for fault in ("ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENOBUFS", "EPIPE", "EIO")}},
     "wait_fails": {"all": {"back": "hello\n", "failures": 1, "serves_on": "hello\n",
                            "waits_when_it_lasts": between(1, 5), "stops": 0}},
-    "refused_watch": {"all": {fault: ["hello\n", "", "eof", fault, "hello\n"]
+    "refused_watch": {"all": {fault: ["hello\n", "", "eof", fault, "hello\n", 4]
                               for fault in ("ENOMEM", "ENOSPC")}},
     "refused_change": {"all": {"reason": "ENOMEM", "inside": "again\n", "next": "hello\n",
-                               "same_number": True}},
+                               "same_number": True, "watching": 4}},
     "refused_listener": {"all": {"first": "hello\n", "second": "hello\n", "still_there": True}},
     "urgent_overtaken": {"all": {"back": "hello\n", "narrated": ["!"]}},
     "faults_at_the_start": {

@@ -160,6 +160,13 @@ def wait_fails(run):
             "stops": lasting.stop().status}
 
 
+def _watching(server):
+    """How many descriptors it says that it watches: the signal pipe, a listener, the clients."""
+    mark = server.mark()
+    server.stats()                     # a signal ends the wait
+    return server.wait_for("wait", after=mark)["watching"]
+
+
 @scenario("epoll_ctl() refuses a newcomer: does only that one have to go?",
           not_for={"1-4 6-select 6-poll": NO_EPOLL})
 def refused_watch(run):
@@ -171,7 +178,8 @@ def refused_watch(run):
         server.closed(b)
         c = run.connect()
         result[fault] = [a.exchange(b"hello\n").decode(), b_got, b.ended,
-                         server.closed(b)["reason"], c.exchange(b"hello\n").decode()]
+                         server.closed(b)["reason"], c.exchange(b"hello\n").decode(),
+                         _watching(server)]
         server.stop()
     return result
 
@@ -189,7 +197,8 @@ def refused_change(run):
             break
     b = run.connect()                              # gets the same number
     return {"reason": server.closed(mute)["reason"], "inside": a.exchange(b"again\n").decode(),
-            "next": b.exchange(b"hello\n").decode(), "same_number": server.accepted(b)["fd"] == fd}
+            "next": b.exchange(b"hello\n").decode(), "same_number": server.accepted(b)["fd"] == fd,
+            "watching": _watching(server)}
 
 
 @scenario("epoll_ctl() refuses to watch the listeners again after a pause: does it try later?",
