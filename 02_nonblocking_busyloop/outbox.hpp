@@ -13,21 +13,16 @@ public:
     std::size_t size() const { return bytes_.size() - sent_; }
     std::string_view waiting() const { return {bytes_.data() + sent_, size()}; }
 
-    /// Backpressure: a peer that does not read its answers is not read either. True from
-    /// outbox_limit bytes on until all of them are sent.
-    bool full() const { return full_; }
+    /// Backpressure: a peer that does not read its answers is not read either.
+    bool full() const { return size() >= outbox_limit; }
 
-    void append(std::string_view bytes) {
-        bytes_.append(bytes);
-        full_ = full_ || size() >= outbox_limit;
-    }
+    void append(std::string_view bytes) { bytes_.append(bytes); }
 
     void clear() {
         bytes_.clear();
         // Ten thousand peers that once had much to read must not keep that memory.
         if (bytes_.capacity() > 4096) std::string().swap(bytes_);
         sent_ = 0;
-        full_ = false;
     }
 
     /// The kernel took the first `count` of `bytes`, which are waiting() or, if nothing waits, were
@@ -49,5 +44,4 @@ public:
 private:
     std::string bytes_{};
     std::size_t sent_ = 0;  // bytes at the front that are sent already
-    bool full_ = false;
 };

@@ -599,7 +599,7 @@ EXPECTED.update({
     "reader_hangs": {"all": {
         reader: {"right_answers": 1000, "served_after_sigusr1": [True, True, True],
                  "served_in_a_storm": True, "lines_lost": at_least(50), "and_no_more": True,
-                 "malformed": 0,
+                 "waits_once": True, "malformed": 0,
                  "goes_on_narrating": True, "last_line": "stats", "status": 0}
         for reader in ("pipe", "terminal", "nameless")}},
     "both_readers_gone": {"all": {"served": 20, "status": 0}},
