@@ -14,7 +14,6 @@
 // returns when it would have had to wait.
 
 #include <map>
-#include <new>
 #include <vector>
 
 #include "calls.hpp"
@@ -154,10 +153,12 @@ private:
         calls_.close(client.fd, client.session.ending);
     }
 
-    // Descriptors or memory are lacking for what `fd` needs. A client ends. Newcomers stay in the
-    // accept queue until a client leaves, or for a second.
+    // Descriptors or memory are lacking for what `fd` (-1: the wait) needs. A client ends.
+    // Newcomers stay in the accept queue until a client leaves, or for a second.
     void refuse(int fd, int error) {
-        if (const auto found = clients_.find(fd); found != clients_.end()) {
+        auto found = clients_.find(fd);
+        if (fd < 0 && !clients_.empty()) found = std::prev(clients_.end());
+        if (found != clients_.end()) {
             found->second.failed(error);
             return update(found->second);
         }
@@ -174,7 +175,7 @@ private:
             services_.say_goodbye(client.session);
             write_to(client);
             client.session.end("stop");
-            if (!client.session.eof) read_from(client);
+            if (!client.session.eof) calls_.recv(fd, buffer_, sizeof buffer_);
             close(client);
         }
     }

@@ -29,7 +29,7 @@ extern "C" inline void handle(int number) {
     // A flag alone is lost if the signal arrives after the flag was checked and before the wait
     // begins: the wait would sleep on. A byte in a pipe stays there, and the wait returns at once.
     // (If the pipe is full, it is readable anyway.)
-    if (::write(pipe[1], "", 1) < 0) errno = saved;
+    [[maybe_unused]] const ssize_t written = ::write(pipe[1], "", 1);
     // Stage 1 has no wait; it sleeps in accept(), recv() or send(). A call that sleeps already
     // fails with EINTR; one that is just about to begin finds its descriptor non-blocking.
     for (const int fd : {blocking[0], blocking[1]})

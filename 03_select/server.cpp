@@ -10,11 +10,9 @@
 // What it costs: select() overwrites the three sets, so they are rebuilt for every call, copied
 // into the kernel and back, walked there and walked here. And an fd_set ends at FD_SETSIZE.
 //
-// Try: make diff-3. make run-3, and connect twice. make run-3 ARGS="-t 0.5": the watched set beside
-// the ready list.
+// Try: make diff-3. make run-3 ARGS="-t 0.5", and connect twice: what is watched, what is ready.
 
 #include <map>
-#include <new>
 #include <vector>
 
 #include <sys/select.h>
@@ -193,7 +191,7 @@ private:
             clients_.erase(client->session.id);
         }
         finished_.clear();
-        serving_ = clients_.empty() ? -1 : clients_.rbegin()->first;  // or whoever is newest
+        serving_ = -1;
         if (!deadlines_.paused() || (!room && monotonic() < deadlines_.retry)) return;
         deadlines_.retry = no_limit;
         narration_.narrate("resume", "clients=%llu", narration_.counters.clients);
@@ -206,13 +204,15 @@ private:
         calls_.close(client.fd, client.session.ending);
     }
 
-    // Descriptors or memory are lacking for what `fd` needs. A client ends. Newcomers stay in the
-    // accept queue until a client leaves, or for a second; their listener stays ready meanwhile,
-    // and a loop that watched it would spin.
+    // Descriptors or memory are lacking for what `fd` needs (-1: the wait). A client ends;
+    // newcomers wait for a second, or until a client leaves: a loop that watched their listener
+    // would spin.
     void refuse(int fd, int error) {
         if (narration_.counters.waits == 0)
             narration_.options.fail(1, "cannot watch fd %d: %s", fd, errno_name(error));
-        if (const auto found = clients_.find(fd); found != clients_.end()) {
+        auto found = clients_.find(fd);
+        if (fd < 0 && !clients_.empty()) found = std::prev(clients_.end());
+        if (found != clients_.end()) {
             found->second.failed(error);
             return update(found->second);
         }
@@ -236,7 +236,7 @@ private:
             services_.say_goodbye(client.session);
             write_to(client);
             client.session.end("stop");
-            if (!client.session.eof) read_from(client);
+            if (!client.session.eof) calls_.recv(fd, buffer_, sizeof buffer_);
             close(client);
         }
     }

@@ -13,7 +13,6 @@
 // Try: make diff-4, and compare the two wait(): what stage 3 does before each call is gone.
 
 #include <map>
-#include <new>
 #include <vector>
 
 #include <poll.h>
@@ -86,7 +85,7 @@ private:
                     ready_.push_back({entry.fd, static_cast<Events>(entry.revents)});
         narrate_wait(narration_, "poll", entries_.size(), ready_, 2 * entries_.size(), before,
                      error);
-        if (error == EINVAL) refuse(serving_, EMFILE);  // the limit was lowered below our number
+        if (error == EINVAL) refuse(-1, EMFILE);  // the limit was lowered below our number
         else if (error && error != EINTR) signals::rest(1);  // out of memory: do not spin
         return ready_;
     }
@@ -191,7 +190,7 @@ private:
             clients_.erase(client->session.id);
         }
         finished_.clear();
-        serving_ = clients_.empty() ? -1 : clients_.rbegin()->first;  // or whoever is newest
+        serving_ = -1;
         if (!deadlines_.paused() || (!room && monotonic() < deadlines_.retry)) return;
         deadlines_.retry = no_limit;
         narration_.narrate("resume", "clients=%llu", narration_.counters.clients);
@@ -204,13 +203,15 @@ private:
         calls_.close(client.fd, client.session.ending);
     }
 
-    // Descriptors or memory are lacking for what `fd` needs. A client ends. Newcomers stay in the
-    // accept queue until a client leaves, or for a second; their listener stays ready meanwhile,
-    // and a loop that watched it would spin.
+    // Descriptors or memory are lacking for what `fd` needs (-1: the wait). A client ends;
+    // newcomers wait for a second, or until a client leaves: a loop that watched their listener
+    // would spin.
     void refuse(int fd, int error) {
         if (narration_.counters.waits == 0)
             narration_.options.fail(1, "cannot watch fd %d: %s", fd, errno_name(error));
-        if (const auto found = clients_.find(fd); found != clients_.end()) {
+        auto found = clients_.find(fd);
+        if (fd < 0 && !clients_.empty()) found = std::prev(clients_.end());
+        if (found != clients_.end()) {
             found->second.failed(error);
             return update(found->second);
         }
@@ -234,7 +235,7 @@ private:
             services_.say_goodbye(client.session);
             write_to(client);
             client.session.end("stop");
-            if (!client.session.eof) read_from(client);
+            if (!client.session.eof) calls_.recv(fd, buffer_, sizeof buffer_);
             close(client);
         }
     }

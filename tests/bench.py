@@ -685,7 +685,7 @@ def aims(results: dict[str, Any], rivals: Sequence[str]) -> Iterator[dict[str, A
         yield worst(f"p99 of {title} messages on one connection", 20, {
             LABELS[name]: median(of[name]["p99"]) / 1000 for name in SERVERS if "p99" in of[name]
         }, " ms")
-    for name, limit in (("5", 320), ("6-epoll", 460)):
+    for name, limit in (("5", 390), ("6-epoll", 520)):
         yield at_most(f"instructions a message, {LABELS[name]}", limit,
                       figures["instructions"].get(name), "", 0)
     for rival in rivals:

@@ -71,6 +71,8 @@ def lingers(run):
                 if event.verb == "send" and event["fd"] == fd and "bytes" in event.fields]
         result[name] = {"reason": close["reason"],
                         "not_before": close.time - last[-1].time > LINGER_TIME - 0.1}
+    # It sleeps until the deadline, and does not look again and again whether it has come.
+    result["waits_in_vain"] = len(servers[0].all("wait", ready=0))
     return result
 
 
