@@ -45,7 +45,7 @@ inline void catch_all(const Options& options) {
     sigset_t ours;
     sigemptyset(&ours);
     for (const int number : {SIGINT, SIGTERM, SIGUSR1}) sigaddset(&ours, number);
-    action.sa_mask = ours;
+    sigemptyset(&action.sa_mask);
     action.sa_handler = handle;  // without SA_RESTART: a call that sleeps fails with EINTR
     for (const int number : {SIGINT, SIGTERM, SIGUSR1}) ::sigaction(number, &action, nullptr);
     // send() to a closed connection fails with EPIPE instead of killing the process, and so does,
