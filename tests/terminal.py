@@ -1,0 +1,66 @@
+"""A terminal of our own, for the tests of programs that are meant for one."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import termios
+import time
+
+from harness import DEADLINE
+
+
+class Screen:
+    """A program on a pseudo-terminal, and all that it has printed there."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.shown = b""
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execv(arguments[0], arguments)
+
+    def type(self, keys: str) -> None:
+        os.write(self.fd, keys.encode())
+
+    def wait_for(self, text: str) -> None:
+        """Until the screen has shown this, in what came since the last time."""
+        until = time.monotonic() + DEADLINE
+        while text.encode() not in self.shown:
+            assert select.select([self.fd], [], [], max(0, until - time.monotonic()))[0], \
+                f"{text!r} did not come: {self.shown!r}"
+            try:
+                data = os.read(self.fd, 4096)
+            except OSError:  # Linux's word for the end of a terminal
+                data = b""
+            assert data, f"it ended before {text!r}: {self.shown!r}"
+            self.shown += data
+        self.shown = self.shown.partition(text.encode())[2]
+
+    def end(self) -> int:
+        """Reads on until it has ended; its exit status."""
+        while select.select([self.fd], [], [], DEADLINE)[0]:
+            try:
+                data = os.read(self.fd, 4096)
+            except OSError:
+                break
+            if not data:
+                break
+            self.shown += data
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def line_mode(self) -> bool:
+        return bool(termios.tcgetattr(self.fd)[3] & termios.ICANON)
+
+    def __enter__(self) -> "Screen":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind:
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass  # end() has seen it out
+        os.close(self.fd)
