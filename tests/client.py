@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import os
+import select
 import selectors
 import shutil
 import signal
@@ -34,6 +35,11 @@ LAST_OF_KEY = "~" + string.ascii_letters
 QUEUE = 65536  # bytes waiting to be sent, until we stop reading more of them
 
 
+# None if stdout is closed; then nothing is ever printed.
+ENCODING = sys.stdout.encoding if sys.stdout else "ascii"
+PLAIN = os.environ.get("TERM", "") in ("", "dumb") or bool(os.environ.get("NO_COLOR"))
+
+
 class Done(Exception):
     """The conversation is over: exit status, and what to say about it."""
 
@@ -42,11 +48,38 @@ class Done(Exception):
         self.status = status
 
 
+class Unwritable(Exception):
+    """stdout does not take what we print."""
+
+
+def put(text: str) -> None:
+    """Prints at once. sys.stdout would keep what it could not write, and fail again at the end."""
+    data = text.encode(ENCODING, "backslashreplace")
+    while data:
+        try:
+            data = data[os.write(1, data):]
+        except BlockingIOError:  # another program has left O_NONBLOCK on this terminal or pipe
+            select.select([], [1], [])
+        except BrokenPipeError:
+            raise  # nobody reads it any more: no fault
+        except OSError as error:
+            raise Unwritable(f"cannot write to stdout: {error.strerror}") from None
+
+
+def remark(text: str) -> None:
+    """A line on stderr. If that is closed or full, the conversation goes on without."""
+    try:
+        os.write(2, f"{text}\n".encode(ENCODING, "backslashreplace"))
+    except OSError:
+        pass
+
+
 def printable(text: str) -> str:
     """No server drives our terminal: what is not printable is shown as an escape."""
-    return "".join(
+    text = "".join(
         c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode()
         for c in text)
+    return text.encode(ENCODING, "backslashreplace").decode(ENCODING)
 
 
 def width(text: str) -> int:
@@ -66,14 +99,14 @@ class Pipe:
         return data, not data
 
     def show(self, data: bytes) -> None:
-        sys.stdout.write(printable(self.decoder.decode(data)))
-        sys.stdout.flush()
+        put(printable(self.decoder.decode(data)))
 
     def say(self, text: str) -> None:
-        print(f"-- {text}", file=sys.stderr, flush=True)
+        remark(f"-- {text}")
 
     def flush(self) -> None:
-        pass
+        """Nothing follows: half a character was all there is of it."""
+        put(printable(self.decoder.decode(b"", final=True)))
 
     def prompt(self, shown: bool) -> None:
         pass
@@ -90,6 +123,7 @@ class Terminal:
         self.escape = ""  # the beginning of an arrow key or the like
         self.partial = b""  # received, and its newline has not
         self.prompted = False
+        self.used = 0  # columns that the prompt's row takes
         self.decoder = codecs.getincrementaldecoder("utf-8")("ignore")
         self.before = termios.tcgetattr(0)
         signal.signal(signal.SIGCONT, self.resume)
@@ -104,11 +138,11 @@ class Terminal:
         """Clears the prompt's row, prints lines, and puts the prompt beneath them again."""
         start = PROMPT if self.prompted else ""
         room = shutil.get_terminal_size().columns - len(start) - 1
-        shown = self.line
+        shown = printable(self.line)
         while width(shown) > room:  # a second row could not be cleared: its end, then
             shown = shown[1:]
-        sys.stdout.write("\r\033[K" + above + start + shown)
-        sys.stdout.flush()
+        put("\r" + (" " * self.used + "\r" if PLAIN else "\033[K") + above + start + shown)
+        self.used = len(start) + width(shown)
 
     def typed(self, data: bytes) -> tuple[bytes, bool]:
         send = b""
@@ -157,8 +191,10 @@ class Terminal:
 
     def close(self) -> None:
         self.line, self.prompted = "", False
-        self.draw()
-        termios.tcsetattr(0, termios.TCSADRAIN, self.before)
+        try:
+            self.draw()
+        finally:
+            termios.tcsetattr(0, termios.TCSADRAIN, self.before)
 
 
 class Client:
@@ -205,9 +241,10 @@ class Client:
 
     def read_keyboard(self) -> None:
         try:
-            data, end = self.screen.typed(os.read(0, QUEUE))
-        except OSError:  # the terminal is gone
-            data, end = b"", True
+            read = os.read(0, QUEUE)
+        except OSError:  # the terminal is gone, or 0 was never open for reading
+            read = b""
+        data, end = self.screen.typed(read)
         owed = 0 if self.service == "chat" else data.count(b"\n")
         if end:
             owed += 1  # the server's own end
@@ -291,6 +328,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("stage", type=int, choices=range(1, 7), help="1 to 6")
     parser.add_argument("service", nargs="?", default="echo", choices=SERVICES)
     parser.add_argument("--address", default="127.0.0.1", help="127.0.0.1 if not given")
+    parser.print_help = lambda: put(parser.format_help())  # a full disk gets one line, there, too
     parser.add_argument("--port", type=int, help="9N01, 9N02 or 9N03 if not given")
     words = parser.parse_args()
     if words.port is None:
@@ -301,22 +339,32 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
+    # What is closed of 0, 1 and 2 would become the socket's number, as open() and socket() take the
+    # lowest that is free. /dev/null in its place: there, stdin is at its end.
+    while (unused := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(unused)
+    if not sys.stdout:
+        raise Unwritable("cannot write to stdout: it is closed")
+
     words = parse()
-    sys.stdout.reconfigure(errors="backslashreplace")
     where = (f"[{words.address}]" if ":" in words.address else words.address) + f":{words.port}"
     try:
         connection = socket.create_connection((words.address, words.port), timeout=10)
     except ConnectionRefusedError:
-        print(f"nothing listens on {where}: start the server first, in another terminal: "
-              f"make run-{words.stage}", file=sys.stderr)
+        remark(f"nothing listens on {where}: start the server first, in another terminal: "
+               f"make run-{words.stage}")
+        return 1
+    except UnicodeError:  # a..b
+        remark(f"cannot connect to {where}: that is no host name")
         return 1
     except OSError as error:
-        print(f"cannot connect to {where}: {error.strerror or error}", file=sys.stderr)
+        remark(f"cannot connect to {where}: {error.strerror or error}")
         return 1
     connection.setblocking(False)
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # puts the terminal back, too
-    screen = Terminal() if sys.stdin.isatty() and sys.stdout.isatty() else Pipe()
+    screen = Terminal() if os.isatty(0) and os.isatty(1) else Pipe()
     try:
         screen.say(f"connected to {where}, {words.service}; Ctrl-D leaves")
         Client(connection, screen, words.service).run()
@@ -324,16 +372,16 @@ def main() -> int:
         screen.flush()
         screen.say(str(done))
         return done.status
-    except BrokenPipeError:  # nobody reads what we print any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     finally:
         screen.close()
         connection.close()
-    return 0
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C; nobody reads what we print any more
         pass
+    except Unwritable as fault:
+        remark(str(fault))
+        sys.exit(1)

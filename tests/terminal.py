@@ -15,11 +15,11 @@ from harness import DEADLINE
 class Screen:
     """A program on a pseudo-terminal, and all that it has printed there."""
 
-    def __init__(self, arguments: list[str]) -> None:
-        self.shown = b""
+    def __init__(self, arguments: list[str], **env: str) -> None:
+        self.all = self.shown = b""
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            os.execv(arguments[0], arguments)
+            os.execve(arguments[0], arguments, {**os.environ, "TERM": "xterm", **env})
 
     def type(self, keys: str) -> None:
         os.write(self.fd, keys.encode())
@@ -35,6 +35,7 @@ class Screen:
             except OSError:  # Linux's word for the end of a terminal
                 data = b""
             assert data, f"it ended before {text!r}: {self.shown!r}"
+            self.all += data
             self.shown += data
         self.shown = self.shown.partition(text.encode())[2]
 
@@ -47,6 +48,7 @@ class Screen:
                 break
             if not data:
                 break
+            self.all += data
             self.shown += data
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 

@@ -107,6 +107,79 @@ def test_client_shows_no_control_bytes():
     assert done.stdout == br"\x1b[2J\x00\x07 \x9b \xff \u202e caf" + "é".encode() + b"\\r\n"
 
 
+def shell(redirected: str, answer: bytes = b"hello\n", **env: str) -> tuple[int, bytes, bytes]:
+    """The client, with its descriptors as a shell redirects them; exit status, stdout, stderr."""
+    command = [*CLIENT, "3", "--port", str(serve_once(answer))]
+    done = subprocess.run(["sh", "-c", f'"$@" {redirected}', "sh", *command], input=b"caf\xc3\xa9\n",
+                          capture_output=True, timeout=DEADLINE, env={**os.environ, **env})
+    assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_client_takes_a_closed_stdin_for_the_end_of_input():
+    status, out, said = shell("<&-")
+    assert (status, out) == (0, b"hello\n")
+    assert b"the server closed the connection" in said
+
+
+def test_client_does_without_stderr():
+    assert shell("2>&-") == (0, b"hello\n", b"")
+    assert shell("<&- 2>&-") == (0, b"hello\n", b"")
+    assert shell("2>/dev/full") == (0, b"hello\n", b"")
+
+
+@pytest.mark.parametrize("redirected, why", [
+    (">&-", b"it is closed"), ("-h >&-", b"it is closed"), ("<&- >&-", b"it is closed"),
+    (">/dev/full", b"No space left on device"), ("-h >/dev/full", b"No space left on device"),
+    ("1</dev/null", b"Bad file descriptor")])
+def test_client_says_that_it_cannot_print(redirected, why):
+    status, out, said = shell(redirected)
+    assert (status, out) == (1, b"")
+    assert said.splitlines()[-1] == b"cannot write to stdout: " + why
+    assert len([line for line in said.splitlines() if not line.startswith(b"-- ")]) == 1
+
+
+def test_client_ends_quietly_when_nobody_reads_on():
+    status, out, said = shell("| head -1", b"hello\n" * 100_000)
+    assert (status, out) == (0, b"hello\n")
+    assert all(line.startswith(b"-- ") for line in said.splitlines())
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+
+
+def test_client_prints_escapes_where_there_is_only_ascii():
+    text = "caf\xe9 \u4f60\u597d \U0001f600\n"
+    assert shell("", text.encode(), **ASCII)[:2] == (0, br"caf\xe9 \u4f60\u597d \U0001f600" + b"\n")
+
+
+def test_client_shows_a_character_cut_short():
+    status, out, _ = shell("", b"caf\xc3", PYTHONIOENCODING="utf-8")
+    assert (status, out) == (0, br"caf\xc3")
+
+
+def test_client_says_that_a_name_is_none():
+    done = subprocess.run([*CLIENT, "3", "--address", "a..b"], capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL, timeout=DEADLINE)
+    assert done.returncode == 1
+    assert done.stderr == "cannot connect to a..b:9301: that is no host name\n"
+
+
+@pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"TERM": ""}, {"NO_COLOR": "1"}])
+def test_client_edits_a_line_without_escape_sequences(env):
+    with server_of("5", "echo") as server, Screen(words(server, "echo"), **env) as client:
+        client.wait_for("> ")
+        client.type("hallo")
+        client.wait_for("> hallo")
+        client.type("\177\177\177\177ello\n")
+        client.wait_for("\r> hello\r\n")
+        client.wait_for("\rhello\r\n")
+        client.wait_for("> ")
+        client.type("\004")
+        assert client.end() == 0
+    assert b"\033" not in client.all
+
+
 def test_client_says_that_the_server_broke_off():
     port = serve_once(b"", reset=True)
     done = subprocess.run([*CLIENT, "3", "--port", str(port)], input="hello\n", text=True,
