@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import os
+import re
 import select
 import selectors
 import shutil
@@ -37,6 +38,10 @@ QUEUE = 65536  # bytes waiting to be sent, until we stop reading more of them
 
 # None if stdout is closed; then nothing is ever printed.
 ENCODING = sys.stdout.encoding if sys.stdout else "ascii"
+# What the servers do not pass on (shown_length() in text.hpp): control characters, and what breaks a
+# line or turns it around. str.isprintable() refuses more that people write: the spaces and joiners
+# of other scripts, emoji made of several.
+REFUSED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 PLAIN = os.environ.get("TERM", "") in ("", "dumb") or bool(os.environ.get("NO_COLOR"))
 
 
@@ -75,16 +80,16 @@ def remark(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """No server drives our terminal: what is not printable is shown as an escape."""
-    text = "".join(
-        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode()
-        for c in text)
+    """No server drives our terminal: what could, and what stdout has no bytes for, is an escape."""
+    text = REFUSED.sub(lambda refused: refused[0].encode("unicode_escape").decode(), text)
     return text.encode(ENCODING, "backslashreplace").decode(ENCODING)
 
 
 def width(text: str) -> int:
-    """Columns on a terminal: Chinese and Korean letters take two, accents of their own none."""
-    return sum(0 if unicodedata.combining(c) else
+    """Columns on a terminal: Chinese and Korean letters take two; accents of their own, joiners and
+    the later letters of a Korean syllable (U+1160 to U+11FF) none; a soft hyphen is shown."""
+    return sum(0 if (unicodedata.category(c) in ("Mn", "Me", "Cf") or "\u1160" <= c <= "\u11ff")
+               and c != "\u00ad" else
                2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
@@ -124,7 +129,7 @@ class Terminal:
         self.partial = b""  # received, and its newline has not
         self.prompted = False
         self.used = 0  # columns that the prompt's row takes
-        self.decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.before = termios.tcgetattr(0)
         signal.signal(signal.SIGCONT, self.resume)
         self.resume()
@@ -166,7 +171,7 @@ class Terminal:
             elif key == "\004":  # Ctrl-D
                 if not self.line:
                     return send, True
-            elif key.isprintable() or key == "\t":
+            elif not REFUSED.match(key):
                 self.line += key.replace("\t", " ")
         self.draw()
         return send, not data

@@ -12,7 +12,8 @@ import threading
 
 import pytest
 
-from harness import DEADLINE, ROOT, SERVICES, Server, variants
+import client
+from harness import DEADLINE, ROOT, SERVICES, Client, Server, variants
 from terminal import Screen
 
 pytestmark = pytest.mark.sources
@@ -66,19 +67,19 @@ def test_client_says_that_nothing_listens():
 def test_client_says_that_the_answer_is_late(service):
     with server_of("1", service) as server:
         with socket.create_connection(server.address(service)) as first:
-            client = subprocess.Popen(words(server, service), stdin=subprocess.PIPE,
-                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            process = subprocess.Popen(words(server, service), stdin=subprocess.PIPE,
+                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             if service == "echo":  # greet owes a welcome, even before anything is asked
-                client.stdin.write(b"anybody there?\n")
-                client.stdin.flush()
+                process.stdin.write(b"anybody there?\n")
+                process.stdin.flush()
             said = b""
             while b"no answer for 1 s" not in said:
-                line = client.stderr.readline()
+                line = process.stderr.readline()
                 assert line, said
                 said += line
             first.shutdown(socket.SHUT_WR)
-        out, said = client.communicate(b"last\n", timeout=DEADLINE)
-    assert client.returncode == 0
+        out, said = process.communicate(b"last\n", timeout=DEADLINE)
+    assert process.returncode == 0
     assert out.splitlines()[-1].startswith(b"last")
     assert re.search(rb"that took \d+\.\d s", said)
 
@@ -89,12 +90,18 @@ def serve_once(answer: bytes, reset: bool = False) -> int:
 
     def run() -> None:
         with listener, listener.accept()[0] as peer:
-            peer.sendall(answer)
+            try:
+                peer.sendall(answer)
+            except OSError:
+                return  # it has read enough
             if reset:  # a close with bytes unread is a reset
                 select.select([peer], [], [], DEADLINE)
             else:
-                while peer.recv(4096):
-                    pass
+                try:
+                    while peer.recv(4096):
+                        pass
+                except ConnectionResetError:
+                    pass  # it has left with bytes unread
 
     threading.Thread(target=run, daemon=True).start()
     return listener.getsockname()[1]
@@ -110,10 +117,62 @@ def test_client_shows_no_control_bytes():
 def shell(redirected: str, answer: bytes = b"hello\n", **env: str) -> tuple[int, bytes, bytes]:
     """The client, with its descriptors as a shell redirects them; exit status, stdout, stderr."""
     command = [*CLIENT, "3", "--port", str(serve_once(answer))]
-    done = subprocess.run(["sh", "-c", f'"$@" {redirected}', "sh", *command], input=b"caf\xc3\xa9\n",
-                          capture_output=True, timeout=DEADLINE, env={**os.environ, **env})
+    done = subprocess.run(["sh", "-c", f'"$@" {redirected}', "sh", *command], capture_output=True,
+                          input=b"caf\xc3\xa9\n", timeout=DEADLINE, env={**os.environ, **env})
     assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
     return done.returncode, done.stdout, done.stderr
+
+
+# What people write that str.isprintable() refuses: spaces of other scripts, joiners, a soft hyphen.
+WRITTEN = ["\u4f60\u3000\u597d", "10\u00a0km", "10\u202fkm", "a\u2009b", "Donau\u00addampf",
+           "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u200f\u05d0", "\ufeffx", "x\ue000",
+           "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\u2764\ufe0f", "e\u0301"]
+UTF_8 = {"PYTHONIOENCODING": "utf-8"}
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_client_shows_all_that_the_server_passes(text):
+    """Typed into a chat, on the way to it, and printed by the others."""
+    with server_of("5", "chat") as server:
+        chat = words(server, "chat")
+        with Screen(chat, **UTF_8) as anna, Screen(chat, **UTF_8) as ben:
+            anna.wait_for("guest-")
+            ben.wait_for("guest-")
+            ben.wait_for("> ")
+            ben.type(f"x{text}")
+            ben.wait_for(f"> x{text}")
+            ben.type("y\n")
+            anna.wait_for(f": x{text}y\r\n")
+            ben.type("\004")
+            ben.end()
+            anna.type("\004")
+            anna.end()
+
+
+def test_client_and_server_refuse_the_same_characters():
+    several = [*range(0x7e, 0xa2), *range(0x2000, 0x2070), 0xd7ff, 0xe000, 0xfeff, 0xffff, 0x10000,
+               0x1f468, 0x10ffff]
+    with server_of("5", "chat") as server:
+        with Client(server.address("chat")) as anna, Client(server.address("chat")) as ben:
+            anna.recv_line()
+            ben.recv_line()
+            anna.recv_line()  # that Ben has come
+            for code in several:
+                ben.send(f"x{chr(code)}\n".encode())
+                passed = anna.recv_line().endswith(f": x{chr(code)}\n".encode())
+                assert passed != bool(client.REFUSED.match(chr(code))), hex(code)
+
+
+def test_client_types_nothing_that_drives_a_terminal():
+    """What the servers replace in a chat, and bytes that are no character."""
+    with server_of("5", "echo") as server:
+        with Screen(words(server, "echo"), **UTF_8) as screen:
+            screen.wait_for("> ")
+            screen.type("a\a\x0e\x7f\x7fb\x80\x9b\u2028\u202e\u2066c\u061cd")
+            os.write(screen.fd, b"\xe9!\n")
+            screen.wait_for("> bc\u061cd\ufffd!\r\n")
+            screen.type("\004")
+            screen.end()
 
 
 def test_client_takes_a_closed_stdin_for_the_end_of_input():
@@ -154,7 +213,7 @@ def test_client_prints_escapes_where_there_is_only_ascii():
 
 
 def test_client_shows_a_character_cut_short():
-    status, out, _ = shell("", b"caf\xc3", PYTHONIOENCODING="utf-8")
+    status, out, _ = shell("", b"caf\xc3", **UTF_8)
     assert (status, out) == (0, br"caf\xc3")
 
 
@@ -167,17 +226,17 @@ def test_client_says_that_a_name_is_none():
 
 @pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"TERM": ""}, {"NO_COLOR": "1"}])
 def test_client_edits_a_line_without_escape_sequences(env):
-    with server_of("5", "echo") as server, Screen(words(server, "echo"), **env) as client:
-        client.wait_for("> ")
-        client.type("hallo")
-        client.wait_for("> hallo")
-        client.type("\177\177\177\177ello\n")
-        client.wait_for("\r> hello\r\n")
-        client.wait_for("\rhello\r\n")
-        client.wait_for("> ")
-        client.type("\004")
-        assert client.end() == 0
-    assert b"\033" not in client.all
+    with server_of("5", "echo") as server, Screen(words(server, "echo"), **env) as screen:
+        screen.wait_for("> ")
+        screen.type("hallo")
+        screen.wait_for("> hallo")
+        screen.type("\177\177\177\177ello\n")
+        screen.wait_for("\r> hello\r\n")
+        screen.wait_for("\rhello\r\n")
+        screen.wait_for("> ")
+        screen.type("\004")
+        assert screen.end() == 0
+    assert b"\033" not in screen.all
 
 
 def test_client_says_that_the_server_broke_off():
@@ -213,9 +272,9 @@ def test_client_on_a_terminal_shows_a_chat_while_you_type():
 def test_client_on_a_terminal_leaves_a_busy_server_alone():
     with server_of("1", "echo") as server:
         with socket.create_connection(server.address("echo")):
-            with Screen(words(server, "echo")) as client:
-                client.wait_for("> ")
-                client.type("hello\n")
-                client.wait_for("no answer for 1 s")
-                client.type("\004")
-                assert client.end() == 0
+            with Screen(words(server, "echo")) as screen:
+                screen.wait_for("> ")
+                screen.type("hello\n")
+                screen.wait_for("no answer for 1 s")
+                screen.type("\004")
+                assert screen.end() == 0
