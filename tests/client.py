@@ -17,7 +17,6 @@ import os
 import re
 import select
 import selectors
-import shutil
 import signal
 import socket
 import string
@@ -38,9 +37,9 @@ QUEUE = 65536  # bytes waiting to be sent, until we stop reading more of them
 
 # None if stdout is closed; then nothing is ever printed.
 ENCODING = sys.stdout.encoding if sys.stdout else "ascii"
-# What the servers do not pass on (shown_length() in text.hpp): control characters, and what breaks a
-# line or turns it around. str.isprintable() refuses more that people write: the spaces and joiners
-# of other scripts, emoji made of several.
+# What the servers do not pass on (shown_length() in text.hpp): control characters, and what breaks
+# a line or turns it around. str.isprintable() refuses more that people write: the spaces and
+# joiners of other scripts, emoji made of several.
 REFUSED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 PLAIN = os.environ.get("TERM", "") in ("", "dumb") or bool(os.environ.get("NO_COLOR"))
 
@@ -124,9 +123,9 @@ class Terminal:
     """A prompt at the bottom, with the line being typed; what arrives is printed above it."""
 
     def __init__(self) -> None:
-        self.line = ""  # typed, and not yet sent
+        self.line: list[str] = []  # typed, and not yet sent
         self.escape = ""  # the beginning of an arrow key or the like
-        self.partial = b""  # received, and its newline has not
+        self.partial = bytearray()  # received, and its newline has not
         self.prompted = False
         self.used = 0  # columns that the prompt's row takes
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -139,47 +138,67 @@ class Terminal:
         tty.setcbreak(0, termios.TCSADRAIN)
         self.draw()
 
+    def row(self) -> str:
+        """The prompt, and as much of the line's end as fits beside it. The last column stays free:
+        a row that is full may be wrapped, and a second row could not be cleared."""
+        try:
+            columns = os.get_terminal_size(1).columns or 80
+        except OSError:  # it is gone
+            columns = 80
+        start = PROMPT if self.prompted and columns > len(PROMPT) + 2 else ""
+        room = columns - 1 - len(start)
+        shown: list[str] = []
+        for key in reversed(self.line):
+            key = printable(key)
+            if width(key) > room:
+                while shown and not width(shown[-1]):
+                    shown.pop()  # an accent, and its letter is left out
+                break
+            shown.append(key)
+            room -= width(key)
+        return start + "".join(reversed(shown))
+
     def draw(self, above: str = "") -> None:
         """Clears the prompt's row, prints lines, and puts the prompt beneath them again."""
-        start = PROMPT if self.prompted else ""
-        room = shutil.get_terminal_size().columns - len(start) - 1
-        shown = printable(self.line)
-        while width(shown) > room:  # a second row could not be cleared: its end, then
-            shown = shown[1:]
-        put("\r" + (" " * self.used + "\r" if PLAIN else "\033[K") + above + start + shown)
-        self.used = len(start) + width(shown)
+        row = self.row()
+        put("\r" + (" " * self.used + "\r" if PLAIN else "\033[K") + above + row)
+        self.used = width(row)
 
     def typed(self, data: bytes) -> tuple[bytes, bool]:
         send = b""
         for key in self.decoder.decode(data):
-            if self.escape:  # ESC [ 1 ; 5 C, ESC O P: no key of ours, all of it is skipped
-                self.escape += key
+            if self.escape and key >= " ":  # ESC [ 1 ; 5 C, ESC O P: no key of ours, all is skipped
+                self.escape = (self.escape + key)[:3]
                 if self.escape[1] not in "[O" or (len(self.escape) > 2 and key in LAST_OF_KEY):
                     self.escape = ""
-            elif key == "\033":
+                continue
+            self.escape = ""
+            if key == "\033":
                 self.escape = key
             elif key == "\n":
-                sent, self.line = self.line, ""
+                sent, self.line = "".join(self.line), []
                 self.draw((PROMPT if self.prompted else "") + sent + "\n")
                 send += sent.encode() + b"\n"
             elif key in "\b\177":
-                self.line = self.line[:-1]
+                del self.line[-1:]
             elif key == "\025":  # Ctrl-U
-                self.line = ""
+                self.line = []
             elif key == "\027":  # Ctrl-W
-                self.line = " ".join(self.line.split(" ")[:-1])
+                self.line = list(" ".join("".join(self.line).split(" ")[:-1]))
             elif key == "\004":  # Ctrl-D
                 if not self.line:
                     return send, True
             elif not REFUSED.match(key):
-                self.line += key.replace("\t", " ")
+                self.line.append(key.replace("\t", " "))
         self.draw()
         return send, not data
 
     def show(self, data: bytes) -> None:
-        whole, newline, self.partial = (self.partial + data).rpartition(b"\n")
-        if newline:
-            self.draw(printable((whole + newline).decode(errors="backslashreplace")))
+        self.partial += data
+        end = self.partial.rfind(b"\n", len(self.partial) - len(data)) + 1
+        if end:
+            self.draw(printable(self.partial[:end].decode(errors="backslashreplace")))
+            del self.partial[:end]
 
     def flush(self) -> None:
         """The end of a line is slow to come, or never does: show what there is of it."""
@@ -195,7 +214,7 @@ class Terminal:
             self.draw()
 
     def close(self) -> None:
-        self.line, self.prompted = "", False
+        self.line, self.prompted = [], False
         try:
             self.draw()
         finally:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import select
 import signal
+import struct
 import termios
 import time
 
 from harness import DEADLINE
 
 
+def set_columns(fd: int, columns: int) -> None:
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+
 class Screen:
     """A program on a pseudo-terminal, and all that it has printed there."""
 
-    def __init__(self, arguments: list[str], **env: str) -> None:
+    def __init__(self, arguments: list[str], columns: int = 80, **env: str) -> None:
         self.all = self.shown = b""
+        self.cpu = 0.0  # seconds, known at the end
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            set_columns(0, columns)
             os.execve(arguments[0], arguments, {**os.environ, "TERM": "xterm", **env})
 
     def type(self, keys: str) -> None:
@@ -50,7 +58,9 @@ class Screen:
                 break
             self.all += data
             self.shown += data
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        _, status, used = os.wait4(self.pid, 0)
+        self.cpu = used.ru_utime + used.ru_stime
+        return os.waitstatus_to_exitcode(status)
 
     def line_mode(self) -> bool:
         return bool(termios.tcgetattr(self.fd)[3] & termios.ICANON)

@@ -269,6 +269,72 @@ def test_client_on_a_terminal_shows_a_chat_while_you_type():
             assert anna.line_mode()
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 5])
+def test_client_does_with_a_terminal_of_few_columns(columns):
+    with server_of("5", "echo") as server:
+        with Screen(words(server, "echo"), columns) as screen:
+            screen.wait_for("leaves\r\n")
+            screen.type("hello\n")
+            screen.wait_for("hello\r\n")  # typed
+            screen.wait_for("hello\r\n")  # answered
+            screen.type("\004")
+            assert screen.end() == 0
+
+
+# In a terminal that narrow, what is seen of a line that is longer: its end, never a full row.
+ROWS = [(12, "abcdefghijklm", "> efghijklm"), (12, "\u4f60" * 20, "> " + "\u4f60" * 4),
+        (11, "\u4f60\u3000" * 20, "> " + "\u4f60\u3000" * 2),
+        (12, "e\u0301\u0302" * 20, "> " + "e\u0301\u0302" * 9),
+        (10, "\U0001f468\u200d\U0001f469\u200d" * 4, "> " + "\U0001f469\u200d\U0001f468\u200d"
+         "\U0001f469\u200d"), (9, "\u1112\u1161\u11ab" * 9, "> " + "\u1112\u1161\u11ab" * 3)]
+
+
+@pytest.mark.parametrize("columns, typed, row", ROWS, ids=map(str, range(len(ROWS))))
+def test_client_shows_the_end_of_a_long_line(columns, typed, row):
+    with server_of("5", "echo") as server:
+        with Screen(words(server, "echo"), columns, **UTF_8) as screen:
+            screen.wait_for("> ")
+            screen.type(typed[:-1])
+            screen.type(typed[-1] + "\007")  # a key that changes nothing
+            screen.wait_for(f"\033[K{row}")
+            screen.type("\n")
+            screen.wait_for(f"> {typed}\r\n")
+            screen.type("\004")
+            screen.end()
+
+
+def test_client_counts_the_columns_of_an_escape():
+    with server_of("5", "echo") as server:
+        with Screen(words(server, "echo"), 12, **ASCII) as screen:
+            screen.wait_for("> ")
+            screen.type("\xe9" * 9)
+            screen.wait_for(r"> \xe9\xe9")
+            screen.type("\n")
+            screen.wait_for("> " + r"\xe9" * 9 + "\r\n")
+            screen.type("\004")
+            screen.end()
+    assert r"> \xe9\xe9\xe9\r".encode() not in screen.all
+
+
+def test_client_takes_a_long_line_as_it_comes():
+    """Each key costs the same, however long the line is."""
+    with server_of("5", "echo") as server:
+        with Screen(words(server, "echo")) as screen:
+            screen.wait_for("> ")
+            line = "".join(f"{i:07} " for i in range(2500))
+            screen.type(line)
+            screen.wait_for("0002499 ")
+            for i in range(50):
+                screen.type(f"{i % 10}")
+                screen.wait_for(f"{i % 10}")
+            screen.type("\n")
+            screen.wait_for(f"0002499 {'0123456789' * 5}\r\n")
+            screen.wait_for(f"0002499 {'0123456789' * 5}\r\n")
+            screen.type("\004")
+            screen.end()
+    assert screen.cpu < 2
+
+
 def test_client_on_a_terminal_leaves_a_busy_server_alone():
     with server_of("1", "echo") as server:
         with socket.create_connection(server.address("echo")):
