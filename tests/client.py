@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import errno
 import os
 import re
 import select
@@ -23,7 +24,6 @@ import string
 import sys
 import termios
 import time
-import tty
 import unicodedata
 
 SERVICES = ("echo", "greet", "chat")
@@ -31,6 +31,8 @@ PROMPT = "> "
 PATIENCE = 1.0  # seconds without an answer that is due, until we say so
 FAREWELL = 1.0  # seconds that a server has to finish, after Ctrl-D
 PIECE = 0.2  # seconds until the beginning of a line is shown without its end
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+CTRL_Z = 0  # what no signal has as its number
 LAST_OF_KEY = "~" + string.ascii_letters
 QUEUE = 65536  # bytes waiting to be sent, until we stop reading more of them
 
@@ -95,6 +97,8 @@ def width(text: str) -> int:
 class Pipe:
     """Input and output without decoration: bytes go through as they are."""
 
+    signals = None  # nothing to put right: they do what they always do
+
     def __init__(self) -> None:
         self.decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
 
@@ -130,13 +134,71 @@ class Terminal:
         self.used = 0  # columns that the prompt's row takes
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.before = termios.tcgetattr(0)
-        signal.signal(signal.SIGCONT, self.resume)
-        self.resume()
+        # A handler runs in the middle of anything, of a write, too. So ours do nothing, and the
+        # signal becomes a byte to be read, as in the servers (signals.hpp).
+        self.signals, self.wakeup = os.pipe()
+        os.set_blocking(self.wakeup, False)
+        signal.set_wakeup_fd(self.wakeup, warn_on_full_buffer=False)
+        for number in (*ENDS, signal.SIGTSTP, signal.SIGCONT):
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, lambda *_: None)
+        self.take()
 
-    def resume(self, *_: object) -> None:
-        """At the start, and after Ctrl-Z and fg: every key at once, and none shown unasked."""
-        tty.setcbreak(0, termios.TCSADRAIN)
-        self.draw()
+    def take(self) -> None:
+        """Every key at once, and none shown unasked. Ctrl-Z is a key like others: the kernel would
+        stop make and us together, and the shell go on before we have given the terminal back. After
+        Ctrl-S any key starts the output again (IXANY), or we would not come to read Ctrl-Z."""
+        self.taken = True
+        modes = [*self.before[:6], self.before[6][:]]
+        modes[0] |= termios.IXANY
+        modes[3] &= ~(termios.ECHO | termios.ICANON)
+        modes[6][termios.VMIN], modes[6][termios.VTIME] = 1, 0
+        modes[6][termios.VSUSP] = bytes([os.fpathconf(0, "PC_VDISABLE")])
+        self.set_modes(modes)
+
+    def give_back(self) -> None:
+        if self.taken:
+            self.taken = False
+            try:
+                put(self.erase())
+            finally:
+                self.set_modes(self.before)
+
+    def set_modes(self, modes: list) -> None:
+        while True:
+            try:
+                return termios.tcsetattr(0, termios.TCSANOW, modes)
+            except termios.error as error:
+                if error.args[0] != errno.EINTR:  # stopped in the background, and brought back
+                    return  # the terminal is gone: reading tells
+
+    def woken(self) -> None:
+        """What signals have come?"""
+        numbers = os.read(self.signals, 4096)
+        for number in ENDS:
+            if number in numbers:
+                sys.exit(0 if number == signal.SIGINT else 128 + number)
+        if CTRL_Z in numbers:
+            try:
+                self.stop(-os.tcgetpgrp(0))  # all that the kernel would have stopped
+            except OSError:  # this terminal controls nobody
+                pass
+        elif numbers.rfind(signal.SIGTSTP) > numbers.rfind(signal.SIGCONT):
+            self.stop(os.getpid())
+        elif signal.SIGCONT in numbers:
+            self.take()
+            self.draw()
+
+    def stop(self, pid: int) -> None:
+        """Some shells (dash) leave a terminal as they find it: it is given back before we stop."""
+        ours = signal.getsignal(signal.SIGTSTP)
+        if ours == signal.SIG_IGN:  # a shell without job control
+            return
+        self.give_back()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(pid, signal.SIGTSTP)  # returns after fg; or at once where nobody could say fg
+        signal.signal(signal.SIGTSTP, ours)
+        os.write(self.wakeup, bytes([signal.SIGCONT]))
 
     def row(self) -> str:
         """The prompt, and as much of the line's end as fits beside it. The last column stays free:
@@ -161,8 +223,11 @@ class Terminal:
     def draw(self, above: str = "") -> None:
         """Clears the prompt's row, prints lines, and puts the prompt beneath them again."""
         row = self.row()
-        put("\r" + (" " * self.used + "\r" if PLAIN else "\033[K") + above + row)
+        put(self.erase() + above + row)
         self.used = width(row)
+
+    def erase(self) -> str:
+        return "\r" + (" " * self.used + "\r" if PLAIN else "\033[K")
 
     def typed(self, data: bytes) -> tuple[bytes, bool]:
         send = b""
@@ -173,7 +238,9 @@ class Terminal:
                     self.escape = ""
                 continue
             self.escape = ""
-            if key == "\033":
+            if key == self.before[6][termios.VSUSP].decode("latin-1") != "\0":
+                os.write(self.wakeup, bytes([CTRL_Z]))  # first, what is typed is sent
+            elif key == "\033":
                 self.escape = key
             elif key == "\n":
                 sent, self.line = "".join(self.line), []
@@ -214,11 +281,7 @@ class Terminal:
             self.draw()
 
     def close(self) -> None:
-        self.line, self.prompted = [], False
-        try:
-            self.draw()
-        finally:
-            termios.tcsetattr(0, termios.TCSADRAIN, self.before)
+        self.give_back()
 
 
 class Client:
@@ -238,12 +301,17 @@ class Client:
         self.selector = selectors.SelectSelector()
         self.selector.register(connection, selectors.EVENT_READ)
         self.selector.register(0, selectors.EVENT_READ)
+        if screen.signals is not None:
+            self.selector.register(screen.signals, selectors.EVENT_READ)
 
     def run(self) -> None:
         while True:
             self.screen.prompt(self.open and not self.due)
             self.watch()
             ready = {key.fd: mask for key, mask in self.selector.select(self.time_limit())}
+            if self.screen.signals in ready:
+                self.screen.woken()
+                continue  # we may have been stopped, and what was ready is no more
             if ready.get(self.socket.fileno(), 0) & selectors.EVENT_WRITE:
                 self.send()
             if ready.get(self.socket.fileno(), 0) & selectors.EVENT_READ:
@@ -387,7 +455,6 @@ def main() -> int:
         return 1
     connection.setblocking(False)
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # puts the terminal back, too
     screen = Terminal() if os.isatty(0) and os.isatty(1) else Pipe()
     try:
         screen.say(f"connected to {where}, {words.service}; Ctrl-D leaves")

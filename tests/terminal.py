@@ -63,7 +63,9 @@ class Screen:
         return os.waitstatus_to_exitcode(status)
 
     def line_mode(self) -> bool:
-        return bool(termios.tcgetattr(self.fd)[3] & termios.ICANON)
+        """Whether the terminal edits lines itself, and echoes them, as a shell wants it."""
+        both = termios.ICANON | termios.ECHO
+        return termios.tcgetattr(self.fd)[3] & both == both
 
     def __enter__(self) -> "Screen":
         return self

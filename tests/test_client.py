@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import re
 import select
+import shlex
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
+from typing import Iterator
 
 import pytest
 
@@ -344,3 +349,134 @@ def test_client_on_a_terminal_leaves_a_busy_server_alone():
                 screen.wait_for("no answer for 1 s")
                 screen.type("\004")
                 assert screen.end() == 0
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+def test_client_prints_nothing_from_a_signal_handler():
+    """Continued again and again, and most of the time it is in the middle of a write."""
+    port = serve_once(b"".join(b"line %06d\n" % i for i in range(20_000)))
+    with Screen([*CLIENT, "3", "chat", "--port", str(port)]) as screen:
+        for i in range(0, 20_000, 50):
+            screen.wait_for(f"line {i:06}")
+            os.kill(screen.pid, signal.SIGCONT)
+        screen.wait_for("line 019999")
+        screen.type("\004")
+        assert screen.end() == 0
+    assert b"Traceback" not in screen.all
+
+
+@pytest.mark.parametrize("number, status", [
+    (signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131)])
+def test_client_gives_the_terminal_back_when_a_signal_ends_it(number, status):
+    with server_of("5", "echo") as server:
+        with Screen(words(server, "echo")) as screen:
+            screen.wait_for("> ")
+            assert not screen.line_mode()
+            os.kill(screen.pid, number)
+            assert screen.end() == status
+            assert screen.line_mode()
+
+
+def test_client_on_a_terminal_ignores_what_it_is_started_to_ignore():
+    with server_of("5", "echo") as server:
+        shell = ["/bin/sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *words(server, "echo")]
+        with Screen(shell) as screen:
+            screen.wait_for("> ")
+            os.kill(screen.pid, signal.SIGHUP)
+            screen.type("hello\n")
+            screen.wait_for("\033[Khello\r\n")
+            screen.type("\004")
+            assert screen.end() == 0
+
+
+FOREGROUND = [sys.executable, "-IS", str(ROOT / "tests" / "foreground.py")]
+
+
+@contextmanager
+def dash(*command: str) -> Iterator[Screen]:
+    """A shell that leaves the terminal as a stopped program leaves it; that command runs in it."""
+    program = shutil.which("dash")
+    if not program:
+        pytest.skip("there is no dash here")
+    with Screen([program, "-i"], PS1="shell% ", ENV="") as screen:
+        screen.wait_for("shell% ")
+        screen.type(shlex.join(command) + "\n")
+        yield screen
+        screen.wait_for("shell% ")
+        assert screen.line_mode()
+        screen.type("exit\n")
+        screen.end()
+        assert b"Traceback" not in screen.all
+
+
+@pytest.mark.parametrize("started", ["alone", "by foreground.py", "by make"])
+def test_client_gives_the_terminal_back_before_it_stops(started):
+    with server_of("5", "echo") as server:
+        command = words(server, "echo")
+        if started == "by foreground.py":
+            command = FOREGROUND + command
+        elif started == "by make":  # as from a shell, not as from the make that runs these tests
+            command = ["env", "-u", "MAKEFLAGS", "-u", "MFLAGS", "-u", "MAKELEVEL", "make", "-C",
+                       str(ROOT), "client-5", f"ARGS={shlex.join(command[4:])}"]
+        with dash(*command) as screen:
+            screen.wait_for("leaves")
+            screen.wait_for("> ")
+            for i in range(3):
+                screen.type(f"half{i}")
+                screen.wait_for(f"half{i}")
+                screen.type("\x1a")
+                screen.wait_for("shell% ")
+                assert screen.line_mode()
+                screen.type("fg\n")
+                screen.wait_for(f"half{i}")
+                assert not screen.line_mode()
+            screen.type("\n")
+            screen.wait_for("half0half1half2\r\n")
+            screen.wait_for("\033[Khalf0half1half2\r\n")
+            screen.type("\004")
+
+
+def test_client_sends_what_is_typed_before_it_stops():
+    with server_of("5", "echo") as server:
+        with dash(*words(server, "echo")) as screen:
+            screen.wait_for("leaves")
+            screen.wait_for("> ")
+            screen.type("hello\n\x1a")
+            screen.wait_for("shell% ")
+            server.wait_for("recv", bytes=6)
+            screen.type("fg\n")
+            screen.wait_for("\033[Khello\r\n")
+            screen.type("\004")
+
+
+def test_client_gives_the_terminal_back_when_a_signal_stops_it():
+    """kill -TSTP; and a client that kill -STOP has stopped takes its modes again."""
+    with server_of("5", "echo") as server:
+        with dash(*words(server, "echo")) as screen:
+            screen.wait_for("leaves")
+            screen.wait_for("> ")
+            for number in signal.SIGTSTP, signal.SIGSTOP:
+                os.kill(os.tcgetpgrp(screen.fd), number)
+                screen.wait_for("shell% ")
+                assert screen.line_mode() or number == signal.SIGSTOP
+                screen.type("stty sane; fg\n")
+                screen.wait_for("\033[K> ")
+                assert not screen.line_mode()
+            screen.type("\004")
+
+
+def test_client_is_stopped_in_a_busy_chat():
+    """Ctrl-S while lines come, Ctrl-Z, Ctrl-Q, fg."""
+    port = serve_once(b"".join(b"line %06d\n" % i for i in range(100_000)))
+    with dash(*FOREGROUND, *CLIENT, "3", "chat", "--port", str(port)) as screen:
+        screen.wait_for("line 000100")
+        for i in range(1, 10):
+            screen.type("\x13")
+            screen.type("\x1a")
+            screen.wait_for("shell% ")
+            assert screen.line_mode()
+            screen.type("\x11")
+            screen.type("fg\n")
+            screen.wait_for("line ")
+        screen.type("\003")
