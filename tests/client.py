@@ -5,8 +5,8 @@
 
 It watches the keyboard and the socket at the same time, as the servers of stages 3 to 6 watch
 their sockets, so a line that nobody asked for appears while you are typing. On a terminal it edits
-the line itself; with its input or output in a pipe it sends and prints without any decoration, and
-keeps its own remarks on stderr.
+the line itself, without escape sequences where TERM is dumb or NO_COLOR is set; with its input or
+output in a pipe it sends and prints without any decoration, and keeps its own remarks on stderr.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 CTRL_Z = 0  # what no signal has as its number
 LAST_OF_KEY = "~" + string.ascii_letters
 QUEUE = 65536  # bytes waiting to be sent, until we stop reading more of them
-
 
 # None if stdout is closed; then nothing is ever printed.
 ENCODING = sys.stdout.encoding if sys.stdout else "ascii"
@@ -94,6 +93,16 @@ def width(text: str) -> int:
                2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
+def behind(text: str, columns: int) -> tuple[int, int]:
+    """Where the cursor stands behind that text: rows below its first, and the column."""
+    row = column = 0
+    for c in text:
+        if column + width(c) > columns:
+            row, column = row + 1, 0
+        column += width(c)
+    return row, column
+
+
 class Pipe:
     """Input and output without decoration: bytes go through as they are."""
 
@@ -131,7 +140,11 @@ class Terminal:
         self.escape = ""  # the beginning of an arrow key or the like
         self.partial = bytearray()  # received, and its newline has not
         self.prompted = False
-        self.used = 0  # columns that the prompt's row takes
+        self.shown = ""  # the prompt's row, as it was drawn
+        self.known = 0  # columns, when we last looked
+        self.asked = 0  # times that the terminal has been asked where its cursor is
+        self.asked_at = 0.0
+        self.held = ""  # what is printed when it has answered
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.before = termios.tcgetattr(0)
         # A handler runs in the middle of anything, of a write, too. So ours do nothing, and the
@@ -139,7 +152,7 @@ class Terminal:
         self.signals, self.wakeup = os.pipe()
         os.set_blocking(self.wakeup, False)
         signal.set_wakeup_fd(self.wakeup, warn_on_full_buffer=False)
-        for number in (*ENDS, signal.SIGTSTP, signal.SIGCONT):
+        for number in (*ENDS, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH):
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, lambda *_: None)
         self.take()
@@ -158,9 +171,11 @@ class Terminal:
 
     def give_back(self) -> None:
         if self.taken:
+            self.located(0)
             self.taken = False
             try:
-                put(self.erase())
+                put(self.erase() + self.held)
+                self.held = ""
             finally:
                 self.set_modes(self.before)
 
@@ -176,7 +191,7 @@ class Terminal:
         """What signals have come?"""
         numbers = os.read(self.signals, 4096)
         for number in ENDS:
-            if number in numbers:
+            if number in numbers:  # close() gives the terminal back
                 sys.exit(0 if number == signal.SIGINT else 128 + number)
         if CTRL_Z in numbers:
             try:
@@ -187,6 +202,9 @@ class Terminal:
             self.stop(os.getpid())
         elif signal.SIGCONT in numbers:
             self.take()
+            self.shown = ""  # the cursor is elsewhere
+            self.draw()
+        elif self.columns() != self.known:  # SIGWINCH
             self.draw()
 
     def stop(self, pid: int) -> None:
@@ -200,13 +218,16 @@ class Terminal:
         signal.signal(signal.SIGTSTP, ours)
         os.write(self.wakeup, bytes([signal.SIGCONT]))
 
+    def columns(self) -> int:
+        try:
+            return os.get_terminal_size(1).columns or 80
+        except OSError:  # it is gone
+            return 80
+
     def row(self) -> str:
         """The prompt, and as much of the line's end as fits beside it. The last column stays free:
         a row that is full may be wrapped, and a second row could not be cleared."""
-        try:
-            columns = os.get_terminal_size(1).columns or 80
-        except OSError:  # it is gone
-            columns = 80
+        columns = self.columns()
         start = PROMPT if self.prompted and columns > len(PROMPT) + 2 else ""
         room = columns - 1 - len(start)
         shown: list[str] = []
@@ -222,19 +243,52 @@ class Terminal:
 
     def draw(self, above: str = "") -> None:
         """Clears the prompt's row, prints lines, and puts the prompt beneath them again."""
-        row = self.row()
-        put(self.erase() + above + row)
-        self.used = width(row)
+        self.held += above
+        columns = self.columns()
+        # A terminal made narrower than the row wraps it anew, and the cursor is now some rows below
+        # the prompt; or cuts the row off. Where its cursor is, tells (DSR 6 in ECMA-48).
+        if columns != self.known and not PLAIN and (self.asked or behind(self.shown, columns)[0]):
+            self.asked += 1
+            self.asked_at = time.monotonic()
+            put("\033[6n")
+        self.known = columns
+        if not self.asked:
+            row = self.row()
+            put(self.erase() + self.held + row)
+            self.shown, self.held = row, ""
+
+    def located(self, column: int) -> None:
+        """The terminal says where its cursor is; 0: not yet, so it is taken for one that wraps."""
+        if not self.asked:
+            return
+        self.asked = self.asked - 1 if column else 0
+        if not self.asked and (not column or self.columns() == self.known):
+            rows, at = behind(self.shown, self.known)
+            full = at == self.known  # then the cursor is on its last column, or behind, or below
+            rows += full and column == 1
+            if rows and (full or column in (0, at + 1)):
+                put(f"\r\033[{rows}A\033[J")
+            self.shown = ""
+
+    def not_located(self) -> None:
+        """No answer: this terminal has none."""
+        self.located(0)
+        self.draw()
 
     def erase(self) -> str:
-        return "\r" + (" " * self.used + "\r" if PLAIN else "\033[K")
+        if not PLAIN:
+            return "\r\033[K"
+        return "\r" + " " * min(width(self.shown), self.columns() - 1) + "\r"
 
     def typed(self, data: bytes) -> tuple[bytes, bool]:
         send = b""
         for key in self.decoder.decode(data):
             if self.escape and key >= " ":  # ESC [ 1 ; 5 C, ESC O P: no key of ours, all is skipped
-                self.escape = (self.escape + key)[:3]
+                self.escape = (self.escape + key)[:16]
                 if self.escape[1] not in "[O" or (len(self.escape) > 2 and key in LAST_OF_KEY):
+                    answer = re.match(r"\033\[\d+;(\d+)R", self.escape)
+                    if answer:
+                        self.located(int(answer[1]))
                     self.escape = ""
                 continue
             self.escape = ""
@@ -297,7 +351,7 @@ class Client:
         self.impatient = False  # we have said that the answer is late
         self.last = 0.0  # when bytes came in
         self.leave_at: float | None = None
-        # select, since this is about two descriptors, and since epoll refuses a file as input.
+        # select, since this is about three descriptors, and since epoll refuses a file as input.
         self.selector = selectors.SelectSelector()
         self.selector.register(connection, selectors.EVENT_READ)
         self.selector.register(0, selectors.EVENT_READ)
@@ -389,6 +443,8 @@ class Client:
             found.append((self.due_since + PATIENCE, self.grow_impatient))
         if isinstance(self.screen, Terminal) and self.screen.partial:
             found.append((self.last + PIECE, self.take_piece))
+        if isinstance(self.screen, Terminal) and self.screen.asked:
+            found.append((self.screen.asked_at + PIECE, self.screen.not_located))
         if self.leave_at is not None:
             found.append((self.leave_at, self.leave))
         return found

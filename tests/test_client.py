@@ -19,7 +19,7 @@ import pytest
 
 import client
 from harness import DEADLINE, ROOT, SERVICES, Client, Server, variants
-from terminal import Screen
+from terminal import Glass, Screen
 
 pytestmark = pytest.mark.sources
 
@@ -349,6 +349,35 @@ def test_client_on_a_terminal_leaves_a_busy_server_alone():
                 screen.wait_for("no answer for 1 s")
                 screen.type("\004")
                 assert screen.end() == 0
+
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.mark.parametrize("wraps, answers", [(True, True), (True, False), (False, True)],
+                         ids=["wraps", "wraps and does not answer", "cuts off"])
+@pytest.mark.parametrize("length", [20, 57, 58, 200])
+def test_client_leaves_nothing_behind_in_a_terminal_made_narrower(wraps, answers, length):
+    """And takes nothing away: a line that comes while it asks the terminal is there, too."""
+    line = (ALPHABET * 10)[:length]
+    with server_of("5", "chat") as server, Client(server.address("chat")) as ben:
+        with Screen(words(server, "chat"), 80) as screen:
+            screen.glass = glass = Glass(80, wraps, answers)
+            screen.wait_for("> ")
+            screen.type(f"one\n{line}")
+            row = f"> {line}" if length < 78 else f"> {line[-77:]}"
+            screen.wait_until(lambda: glass.rows[-2:] == ["> one", row], row)
+            said = []
+            for columns in 60, 40, 30, 17, 60, 14, 80:
+                screen.resize(columns)
+                said.append(f"guest-1: {columns}")
+                ben.send(f"{columns}\n".encode())
+                row = f"> {line}" if length + 2 < columns else f"> {line[3 - columns:]}"
+                seen = ["> one", *said, row]
+                screen.wait_until(lambda: glass.rows[-len(seen):] == seen, seen)
+                assert glass.x == len(row), glass.rows
+            screen.type("\003")
+            assert screen.end() == 0
 
 
 # --- signals --------------------------------------------------------------------------------------
