@@ -56,12 +56,12 @@ private:
                 read_from(fd.get(), session);
                 send_all(fd.get(), session);
             }
+            if (session.ending && !session.eof) lingering_close(fd.get(), session);
         } catch (const std::bad_alloc&) {
             session.abandon("ENOMEM");
         }
         const bool over = session.outbox.empty() && (session.eof || session.ending);
         if (!over) say_goodbye(fd.get(), session);  // a signal came first
-        else if (!session.eof) lingering_close(fd.get(), session);
         services_.leave(session);
         signals::may_sleep_in(1, -1);
         calls_.close(fd, session.ending ? session.ending : "eof");
@@ -98,6 +98,7 @@ private:
 
     // Its last words are sent, and it has not ended its input: see linger_time.
     void lingering_close(int fd, Session& session) {
+        if (!session.outbox.empty()) return;  // a signal came first
         calls_.shutdown(fd);
         const double until = monotonic() + linger_time;
         while (!session.eof && monotonic() < until && !signals::stopped(narration_))

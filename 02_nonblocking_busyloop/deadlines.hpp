@@ -29,12 +29,10 @@ public:
         if (to != no_limit) queue_.insert({to, &client});
     }
 
-    /// A client whose time is over: it is abandoned. Null if there is none.
+    /// A client whose time is over, taken out of the queue. Null if there is none.
     Client* over() {
         if (queue_.empty() || queue_.begin()->first > monotonic()) return nullptr;
-        Client* const client = queue_.extract(queue_.begin()).value().second;
-        client->session.abandon("slow_reader");
-        return client;
+        return queue_.extract(queue_.begin()).value().second;
     }
 
 private:
@@ -45,8 +43,12 @@ private:
 /// is not closed when they are sent: see linger_time, of which it gets more when it takes some.
 inline void lingering_close(Client& client, Calls& calls, Deadlines& deadlines) {
     const std::size_t unsent = client.session.outbox.size();
-    if (client.session.eof || unsent == client.unsent) return;
+    if (unsent == client.unsent) {
+        if (monotonic() >= client.deadline) client.session.abandon("slow_reader");
+        return;
+    }
     client.unsent = unsent;
+    if (client.session.eof && unsent == 0) return;  // it has ended its half before
     deadlines.move(client, monotonic() + linger_time);
     if (unsent == 0) calls.shutdown(client.fd.get());
 }

@@ -67,7 +67,7 @@ private:
     void accept_from(const Listener& listener) {
         serving_ = listener.fd.get();
         if (deadlines_.paused()) return;
-        finished_.reserve(clients_.size() + 1);  // so that to end a client takes no memory
+        finished_.reserve(clients_.size() + 1);  // so that to list it there takes no memory
         newcomer_ = Descriptor(calls_.accept(listener));
         const int fd = newcomer_.get();
         if (fd < 0 && !only_this_newcomer(errno)) refuse(listener.fd.get(), errno);
@@ -80,8 +80,7 @@ private:
         send_answers();
     }
 
-    // One bounded read: a client that never stops sending must not keep the others waiting. What is
-    // left is read in the next round.
+    // One bounded read: a client that never stops sending must not keep the others waiting.
     void read_from(Client& client) {
         if (!(client.wants() & readable)) return;
         Session& session = client.session;
@@ -97,8 +96,7 @@ private:
         send_answers();
     }
 
-    // Sends what waits in the outbox or, if nothing does, `bytes`. The kernel may take less than it
-    // is offered: the rest waits.
+    // Sends what waits in the outbox or, if nothing does, `bytes`. What the kernel leaves, waits.
     void write_to(Client& client, std::string_view bytes = {}) {
         Session& session = client.session;
         if (!session.outbox.empty()) bytes = session.outbox.waiting();
@@ -131,7 +129,10 @@ private:
 
     // When a round is over, not earlier: try_all() walks the clients, and none may be erased then.
     void close_finished() {
-        while (Client* late = deadlines_.over()) update(*late);
+        while (Client* late = deadlines_.over()) {
+            write_to(*late);  // the kernel reports room only when there is much of it
+            update(*late);
+        }
         // By index: telling the others that a member leaves may finish more of them.
         for (std::size_t i = 0; i < finished_.size(); ++i) {
             services_.leave(finished_[i]->session);
@@ -160,7 +161,7 @@ private:
         if (fd < 0 && !clients_.empty()) found = std::prev(clients_.end());
         if (found != clients_.end()) {
             found->second.failed(error);
-            return update(found->second);
+            update(found->second);
         }
         if (newcomer_.get() >= 0) calls_.close(newcomer_, errno_name(error));
         deadlines_.retry = monotonic() + 1;
@@ -168,8 +169,7 @@ private:
                            narration_.counters.clients);
     }
 
-    // Tells the clients, once: what the kernel does not take is dropped. What has just come is
-    // read, so that no reset overtakes the goodbye: see linger_time.
+    // Once: what the kernel does not take is dropped. What has come is read: see linger_time.
     void stop() {
         for (auto& [fd, client] : clients_) {
             services_.say_goodbye(client.session);

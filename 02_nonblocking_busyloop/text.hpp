@@ -42,22 +42,41 @@ inline std::string joined(std::initializer_list<std::string_view> pieces) {
     return text;
 }
 
+/// A text of at most 255 bytes, what is beyond cut off. It takes no memory from the heap: a line
+/// that is made of such texts can be narrated though none is left.
+class ShortText {
+public:
+    const char* c_str() const { return chars_; }
+
+    void add(std::string_view text) {
+        size_ += text.copy(chars_ + size_, sizeof chars_ - 1 - size_);
+    }
+
+private:
+    char chars_[256] = "";
+    std::size_t size_ = 0;
+};
+
 /// `bytes` in quotes and on one line, everything but printable ASCII escaped: the first 40, then
 /// `+` and how many more there are.
-inline std::string in_quotes(std::string_view bytes) {
+inline ShortText in_quotes(std::string_view bytes) {
     constexpr std::size_t most = 40;
     constexpr std::string_view special = "\n\r\t\"\\", letters = "nrt\"\\";
-    std::string text;
+    ShortText text;
+    text.add("\"");
     for (const char c : bytes.substr(0, most)) {
         char shown[8] = {c};
         const auto at = special.find(c);
         if (at != special.npos) std::snprintf(shown, sizeof shown, "\\%c", letters[at]);
         else if (c < 0x20 || c >= 0x7F)
             std::snprintf(shown, sizeof shown, "\\x%02x", static_cast<unsigned char>(c));
-        text += shown;
+        text.add(shown);
     }
-    const std::size_t more = bytes.size() > most ? bytes.size() - most : 0;
-    return joined({"\"", text, "\"", more ? "+" : "", more ? std::to_string(more) : ""});
+    char more[32] = "";
+    if (bytes.size() > most) std::snprintf(more, sizeof more, "+%zu", bytes.size() - most);
+    text.add("\"");
+    text.add(more);
+    return text;
 }
 
 /// How many bytes at the front of `text` are one character that a terminal just shows: well-formed

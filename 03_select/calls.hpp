@@ -37,8 +37,8 @@ inline bool only_this_newcomer(int error) {
 /// To close() a connection as soon as the last words are sent is too early: to what the peer sent
 /// and we have not read, and to what it sends later, our kernel answers with a reset, and throws
 /// away what it had still to send (RFC 1122, 4.2.2.13). So we end our half of the connection,
-/// behind the last byte, and read (and drop) what comes until the peer ends its own half. So many
-/// seconds it may take for that, and before, to read some of our last words.
+/// behind the last byte, and read (and drop) what comes until the peer ends its own half. It has
+/// this many seconds for that; and before, to take some of our last words.
 constexpr double linger_time = 5;
 
 /// Sets how many descriptors this process may have: `most`, or as many as the system allows.
@@ -165,11 +165,13 @@ private:
     }
 
     // Only stage 1's calls sleep.
-    std::string slept(double before) const {
+    ShortText slept(double before) const {
         char text[32] = "";
         if (narration_.options.stage == 1)
             std::snprintf(text, sizeof text, " slept=%.3f", monotonic() - before);
-        return text;
+        ShortText copy;
+        copy.add(text);
+        return copy;
     }
 
     Narration& narration_;

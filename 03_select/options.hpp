@@ -87,7 +87,7 @@ private:
     // What getopt() did not know. Of --foo it says no more than that '-' is no option.
     static std::string unknown(std::string_view word) {
         const char option[] = {'-', static_cast<char>(optopt), '\0'};
-        return in_quotes(word.starts_with("--") ? word : option);
+        return in_quotes(word.starts_with("--") ? word : option).c_str();
     }
 
     double value_of(int option, double least, double most) const {

@@ -6,7 +6,6 @@
 #include <new>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include <strings.h>
@@ -23,8 +22,7 @@ inline const char* name_of(Service service) {
 constexpr std::size_t line_limit = 4096;  // bytes of one line, its newline not counted
 constexpr std::size_t name_limit = 20;    // bytes of a chat member's name
 
-/// The most bytes to read at once from a client of this service. A chat member's are sent to all
-/// the others: two hundred members that paste a book must not keep the other clients waiting.
+/// The most bytes to read at once. A chat member's are sent to all the others in the same round.
 constexpr std::size_t read_limit(Service service) {
     return service == Service::chat ? 1024 : 16 * 1024;
 }
@@ -36,11 +34,11 @@ struct Session {
     Outbox outbox{};               // what waits to be sent
     std::string inbox{};           // the start of a line whose newline has not come yet
     std::string name{};            // of a chat member
-    const char* ending = nullptr;  // why it ends, once the outbox is sent: nothing more is read
+    const char* ending = nullptr;  // why it ends, once the outbox is sent: no more is answered
     bool eof = false;              // nothing more comes from the peer, or is wanted of it
     bool spoken_to = false;        // it is listed in Services::spoken_to
 
-    /// Nothing more is read. The first reason stands.
+    /// The first reason stands.
     void end(const char* reason) {
         if (!ending) ending = reason;
     }
@@ -60,6 +58,7 @@ public:
     std::vector<Session*> spoken_to;  // each once; the server sends, and clears the list
 
     void connect(Session& session) {
+        spoken_to.reserve(members_.size() + 2);  // so that nobody is told and then not listed
         if (session.service == Service::greet)
             say(session, "welcome: every line comes back with ' good' behind it, q ends\n");
         if (session.service == Service::chat) join(session);
@@ -82,8 +81,10 @@ public:
     }
 
     void leave(Session& session) {
-        if (std::erase(members_, &session) != 0)
-            announce(joined({"* ", session.name, " leaves\n"}));
+        if (std::erase(members_, &session) == 0) return;
+        announce("* ");  // in parts, as that takes no memory
+        announce(session.name);
+        announce(" leaves\n");
     }
 
     /// The server stops.
@@ -94,6 +95,7 @@ public:
 
 private:
     void cut_lines(Session& session, std::string_view bytes) {
+        said_.clear();
         while (!bytes.empty() && !session.ending) {
             const std::size_t newline = bytes.find('\n');
             const bool whole = newline != bytes.npos;
@@ -105,7 +107,7 @@ private:
             else if (whole) take_line(session, line);
             if (whole) session.inbox.clear();
         }
-        if (!said_.empty()) announce(std::exchange(said_, {}), &session);
+        if (!said_.empty()) announce(said_, &session);
         if (session.ending) leave(session);  // at once, and not only when its outbox is sent
     }
 
@@ -145,12 +147,11 @@ private:
     }
 
     void join(Session& session) {
-        spoken_to.reserve(members_.size() + 1);  // so that to tell them all takes no memory
         session.name = joined({"guest-", std::to_string(++guests_)});
         const std::string here = members_.empty() ? "alone here" : joined({"here: ", names()});
         say(session, joined({"* you are ", session.name, ", ", here, "\n"}));
-        announce(joined({"* ", session.name, " joins\n"}));
         members_.push_back(&session);
+        announce(joined({"* ", session.name, " joins\n"}), &session);
     }
 
     void chat(Session& session, std::string_view line) {

@@ -41,13 +41,18 @@ struct Listener {
 };
 
 /// "127.0.0.1:9001" or "[::1]:9001".
-inline std::string address_text(const sockaddr_storage& address, socklen_t size) {
+inline ShortText address_text(const sockaddr_storage& address, socklen_t size) {
     char host[INET6_ADDRSTRLEN + 32], port[8];  // with room for a zone, as in fe80::1%eth0
     if (::getnameinfo(reinterpret_cast<const sockaddr*>(&address), size, host, sizeof host, port,
                       sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
-        return "?";
+        return {};
     const bool v6 = address.ss_family == AF_INET6;
-    return joined({v6 ? "[" : "", host, v6 ? "]:" : ":", port});
+    ShortText text;
+    if (v6) text.add("[");
+    text.add(host);
+    text.add(v6 ? "]:" : ":");
+    text.add(port);
+    return text;
 }
 
 /// socket(), bind() and listen() on that port of the address in the options; ends the program with

@@ -7,7 +7,7 @@
 #include "service.hpp"
 
 /// What a descriptor is watched for, and what it is ready for: poll()'s bits. A hang-up or an error
-/// is reported unasked.
+/// is reported unasked (by poll and epoll).
 using Events = unsigned;
 constexpr Events nothing = 0, readable = POLLIN, writable = POLLOUT, urgent = POLLPRI;
 constexpr Events hangup = POLLHUP | POLLERR;

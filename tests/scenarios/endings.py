@@ -44,6 +44,7 @@ def lingers(run):
         server = run.servers[1]
         while not server.all("send", left=bool) and run.variant.stage > 1:
             client.send(b"hello\n" * 1000)
+            server.wait_until(lambda: server.stats()["bytes_in"] == client.sent, "read")
         client.send(b"hello\n" * 15000 * (run.variant.stage > 1))
         client.send(b"\n" * 16382 * (run.variant.stage == 1) + b"q\n")
 
