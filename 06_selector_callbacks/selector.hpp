@@ -101,7 +101,7 @@ public:
         return ready_;
     }
 
-    const ReadyList& ready() const { return ready_; }  // of the last select(); empty if it failed
+    const ReadyList& ready() const { return ready_; }  // of the last select(); void if it failed
     const Key& get_key(int fd) const { return const_cast<Selector*>(this)->find(fd); }
     std::size_t size() const { return keys_.size(); }
 

@@ -646,9 +646,10 @@ EXPECTED.update({
         name: {"welcome": True, "all": True, "ended": "eof", "reason": reason}
         for name, reason in (("q", "quit"), ("too_long", "line_too_long"))}},
     "lingers": {"all": {
-        "others_served": 3, "waits_in_vain": at_most(3), "stays": {"reason": "quit", "not_before": True},
+        "others_served": 4, "waits_in_vain": at_most(3), "stays": {"reason": "quit", "not_before": True},
         "mute": {"reason": "slow_reader", "not_before": True},
         "sends_on": {"reason": "quit", "not_before": True}},
+        "2-6": {"mute_and_ended": {"reason": "slow_reader", "not_before": True}},
         "1": {"others_served": 0, "mute": {"reason": one_of("slow_reader", "quit"),
                                            "not_before": True}}},
     "stop_before_the_answer": {"all": {"answer": "goodbye\n", "ended": "eof", "status": 0,

@@ -40,20 +40,25 @@ def last_answers(run):
           services=("greet",))
 def lingers(run):
     """Each with a server of its own: in stage 1 they would have to wait for each other."""
-    def fill(client):                  # until the answers do not fit into the kernel, by far
-        server = run.servers[1]
+    def fill(client, server):          # until the answers do not fit into the kernel, by far
         while not server.all("send", left=bool) and run.variant.stage > 1:
             client.send(b"hello\n" * 1000)
             server.wait_until(lambda: server.stats()["bytes_in"] == client.sent, "read")
         client.send(b"hello\n" * 15000 * (run.variant.stage > 1))
-        client.send(b"\n" * 16382 * (run.variant.stage == 1) + b"q\n")
 
-    servers = [run.start() for _ in range(3)]
-    stays, mute, sends_on = clients = [run.connect(server=server, **SMALL) for server in servers]
+    names = ["stays", "mute", "sends_on"] + ["mute_and_ended"] * (run.variant.stage > 1)
+    servers = [run.start() for _ in names]
+    clients = [run.connect(server=server, **SMALL) for server in servers]
+    stays, mute, sends_on = clients[:3]
     others = [run.connect(server=server) for server in servers]
     stays.send(b"q\n")
     sends_on.send(b"q\n")
-    fill(mute)
+    fill(mute, servers[1])
+    mute.send(b"\n" * 16382 * (run.variant.stage == 1) + b"q\n")
+    for ended in clients[3:]:
+        fill(ended, servers[3])
+        ended.send(b"q")               # the end of the input ends this line
+        ended.half_close()
     served = [other.recv_line() + other.exchange(b"hello\n", 11)
               for other in others if run.variant.stage > 1]
 
@@ -64,9 +69,9 @@ def lingers(run):
                    for server, client in zip(servers, clients))
 
     # (The kernel may take some of the mute one's answers later, and its time begins anew.)
-    servers[2].wait_until(all_closed, "all three of them closed", 3 * DEADLINE)
+    servers[2].wait_until(all_closed, "all of them closed", 3 * DEADLINE)
     result = {"others_served": len(served)}
-    for name, client, server in zip(("stays", "mute", "sends_on"), clients, servers):
+    for name, client, server in zip(names, clients, servers):
         close, fd = server.closed(client), server.accepted(client)["fd"]
         last = [event for event in server.events[:server.events.index(close)]
                 if event.verb == "send" and event["fd"] == fd and "bytes" in event.fields]
