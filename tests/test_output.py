@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness import BUILD, DEADLINE, ROOT
-from test_tools import Screen
+from terminal import Screen
 
 pytestmark = pytest.mark.sources
 
