@@ -162,9 +162,9 @@ def wait_fails(run):
 
 def _watching(server):
     """How many descriptors it says that it watches: the signal pipe, a listener, the clients."""
-    mark = server.mark()
-    server.stats()                     # a signal ends the wait
-    return server.wait_for("wait", after=mark)["watching"]
+    mark = server.mark()               # a signal ends the wait, if it sleeps already
+    server.wait_until(lambda: server.stats() and server.all("wait", after=mark), "waiting")
+    return server.all("wait")[-1]["watching"]
 
 
 @scenario("epoll_ctl() refuses a newcomer: does only that one have to go?",
