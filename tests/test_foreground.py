@@ -57,7 +57,8 @@ def test_what_make_sends_ends_the_program(number):
     script = ("import signal, sys\n"
               f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
               "print('ready', flush=True)\nsignal.pause()")
-    process = _started(script)
+    # The tests may themselves have been started by nohup.
+    process = _started(script, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
     process.send_signal(number)
     assert process.wait(DEADLINE) == 5
 
