@@ -111,7 +111,7 @@ def test_letters_that_the_encoding_lacks(encoding, shown):
 def test_no_escape_sequence_where_none_is_wanted(program, plain):
     """On a terminal, stderr too, which shows how far a tool has come."""
     _, words = program
-    with Screen(["/usr/bin/env", *(f"{key}={value}" for key, value in plain.items()),
+    with Screen(["/usr/bin/env", "-u", "SAN", *(f"{key}={value}" for key, value in plain.items()),
                  *words]) as screen:
         assert screen.end() == 0
     assert screen.shown and b"\033" not in screen.shown
