@@ -1,4 +1,4 @@
-"""How a server lets a client go: nothing that it has said is lost, and nothing lasts for ever."""
+"""How a server lets a client go: nothing that it has said is lost, and every wait has an end."""
 
 from harness import DEADLINE
 from scenarios import scenario
@@ -68,7 +68,7 @@ def lingers(run):
         return all(server.all("close", fd=server.accepted(client)["fd"])
                    for server, client in zip(servers, clients))
 
-    # (The kernel may take some of the mute one's answers later, and its time begins anew.)
+    # (The kernel may take some of the mute one's answers later, and its five seconds begin again.)
     servers[2].wait_until(all_closed, "all of them closed", 3 * DEADLINE)
     result = {"others_served": len(served)}
     for name, client, server in zip(names, clients, servers):

@@ -358,7 +358,7 @@ def _reader_hangs(run, **how):
         if not served[-1]:
             server.send_signal(signal.SIGUSR1)     # wakes it
         client.recv(12)
-    # Once it has waited in vain, it does not wait again: not 200 ms for each of these, at least.
+    # After one timeout it does not wait again: these do not take 200 ms each.
     began = time.monotonic()
     for _ in range(20):
         server.send_signal(signal.SIGUSR1)
