@@ -716,7 +716,7 @@ TEST(an_allocation_fails) {
         const auto selector = make();
         Pair pair, another;
         selector->register_fd(pair.one, selectors::read, ignore);
-        const selectors::Callback callback = [&pair, &another](Events) { another.listen(); };
+        const selectors::Callback callback = [&another](Events) { another.listen(); };
         bool failed = false;
         allocations_left = nth;
         try {
