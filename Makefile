@@ -62,7 +62,7 @@ help:
 # ---- Run and talk ------------------------------------------------------------------------------
 
 # Between make and a program: Ctrl-C ends both, and make does not call that an error.
-foreground = exec $(PYTHON) -IS tests/foreground.py
+foreground = exec $(PYTHON) -IS tests/tools/foreground.py
 
 # The word N of a list: stage N, and the one before it.
 stage  = $(word $*,$(FOLDERS))
@@ -74,20 +74,20 @@ $(NUMBERS:%=run-%): run-%: $$(BUILD)/$$(stage) FORCE
 
 ## make run-all      start all six side by side; Ctrl-C stops them together
 run-all: $(SERVERS)
-	@$(foreground) $(PYTHON) tests/run_all.py $(SERVERS) -- $(ARGS)
+	@$(foreground) $(PYTHON) -m tests.tools.run_all $(SERVERS) -- $(ARGS)
 
 ## make client-3     talk to stage 3                     (SERVICE=chat, ARGS="--port 7000")
 SERVICE := echo
 $(NUMBERS:%=client-%): client-%: FORCE
 	$(if $(filter-out echo greet chat,$(SERVICE)),\
 	    $(error there is no service '$(SERVICE)': SERVICE is echo, greet or chat))
-	@$(foreground) $(PYTHON) tests/client.py $* $(SERVICE) $(ARGS)
+	@$(foreground) $(PYTHON) -m tests.tools.client $* $(SERVICE) $(ARGS)
 
 # ---- Read --------------------------------------------------------------------------------------
 
 ## make diff-3       what changed from stage 2 to stage 3
 $(patsubst %,diff-%,$(filter-out 1,$(NUMBERS))): diff-%: FORCE
-	@$(PYTHON) tests/diff.py $(before) $(stage)
+	@$(PYTHON) -m tests.tools.diff $(before) $(stage)
 
 ## make sync         copy the headers that all stages share over the later stages' copies
 sync:
@@ -101,19 +101,19 @@ sync:
 truth: $(BUILD)/truth
 	@$(foreground) $< $(ARGS)
 
-$(BUILD)/truth: tests/truth.cpp $(BUILD)/compiled-with
+$(BUILD)/truth: tests/truth/truth.cpp $(BUILD)/compiled-with
 	$(COMPILE) -MMD -MP -MF $@.d -MT $@ -o $@ $<
 
 # ---- Compare -----------------------------------------------------------------------------------
 
 ## make demo         the tour: one story live through all six stages, in plain words
 demo: $(SERVERS)
-	@SAN='$(SAN)' $(foreground) $(PYTHON) tests/demo.py $(ARGS)
+	@SAN='$(SAN)' $(foreground) $(PYTHON) -m tests.tools.demo $(ARGS)
 
 ## make compare      every question to every stage: a matrix here, pictures in build/compare.html
 ##                   (STAGES="1 3" SCENARIO=second_client: one story side by side; FORMAT=json)
 compare: $(SERVERS)
-	@SAN='$(SAN)' $(foreground) $(PYTHON) tests/compare.py --stages '$(STAGES)' \
+	@SAN='$(SAN)' $(foreground) $(PYTHON) -m tests.compare --stages '$(STAGES)' \
 	    --scenario '$(SCENARIO)' --format '$(or $(FORMAT),text)' $(ARGS)
 
 # ---- Test --------------------------------------------------------------------------------------
@@ -132,28 +132,28 @@ programs: $(SERVERS) $(BUILD)/truth $(BUILD)/load $(BUILD)/floor $(BUILD)/calls
 ## make soak         all kinds of clients at once, at random, for ten minutes
 ##                   (SECONDS=60, STAGE=5, SEED=4711, SAN=1)
 soak: $(if $(SERVER),,$(SERVERS))
-	@SAN='$(SAN)' $(foreground) $(PYTHON) tests/soak.py --seconds $(or $(SECONDS),600) \
+	@SAN='$(SAN)' $(foreground) $(PYTHON) -m tests.soak --seconds $(or $(SECONDS),600) \
 	    --seed $(or $(SEED),0) --stage '$(STAGE)' --server $(call quoted,$(SERVER))
 
 ## make bugs         known mistakes, each put into a stage: which scenarios catch them?
 ##                   (ARGS="short_send sigpipe"; QUICK=1: plays only those that must; LIST=1)
 bugs:
-	@$(foreground) $(PYTHON) tests/bugs.py $(if $(LIST),--list) $(if $(QUICK),--quick) $(ARGS)
+	@$(foreground) $(PYTHON) -m tests.bugs $(if $(LIST),--list) $(if $(QUICK),--quick) $(ARGS)
 
 ## make bug-sigpipe  play with a broken server           (ARGS="-e 7000")
 BUGS := $(sort $(basename $(notdir $(wildcard tests/bugs/*.patch tests/variants/*.patch))))
 $(BUGS:%=bug-%): bug-%: FORCE
-	@$(foreground) $(PYTHON) tests/bugs.py --run $* -- $(ARGS)
+	@$(foreground) $(PYTHON) -m tests.bugs --run $* -- $(ARGS)
 
 # ---- Measure -----------------------------------------------------------------------------------
 
 ## make bench        what each mechanism costs, in figures (QUICK=1: in less than a minute;
 ##                   RIVALS="name=./program": beside your own; ARGS=-h tells more)
 MEASURING := $(BUILD)/load $(BUILD)/floor
-$(MEASURING) $(BUILD)/calls: $(BUILD)/%: tests/%.cpp $(BUILD)/compiled-with
+$(MEASURING) $(BUILD)/calls: $(BUILD)/%: tests/bench/%.cpp $(BUILD)/compiled-with
 	$(COMPILE) -MMD -MP -MF $@.d -MT $@ -o $@ $<
 bench: $(SERVERS) $(MEASURING)
-	@$(foreground) $(PYTHON) tests/bench.py $(if $(QUICK),--quick) $(ARGS)
+	@$(foreground) $(PYTHON) -m tests.bench $(if $(QUICK),--quick) $(ARGS)
 
 ## make calls        what one system call takes, each timed alone (ARGS="-t 1": longer)
 calls: $(BUILD)/calls

@@ -7,13 +7,11 @@
 
 import os
 import random
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import harness  # noqa: E402
+from tests import harness
+from tests.scenarios import scenarios
 
 
 def pytest_addoption(parser):
@@ -34,6 +32,7 @@ def pytest_configure(config):
         config.variants = harness.variants(config.getoption("--stage"), server)
     except ValueError as wrong:
         raise pytest.UsageError(str(wrong)) from None
+    os.chdir(harness.ROOT)                 # from where `python3 -m tests...` finds us
     config.seed = config.getoption("--seed") or random.SystemRandom().randrange(1, 10 ** 9)
     harness.end_on_sigterm()
 
@@ -47,15 +46,18 @@ def pytest_report_header(config):
 
 
 def pytest_generate_tests(metafunc):
-    """A test that takes `variant` runs once for each."""
-    if "variant" in metafunc.fixturenames:
-        variants = metafunc.config.variants
-        only = metafunc.definition.get_closest_marker("only")
-        if only:
-            variants = [variant for variant in variants if variant.matches(only.args[0])]
-        asked = metafunc.definition.get_closest_marker("scenario")
-        if asked:
-            variants = [variant for variant in variants if not asked.args[0].why_not(variant)]
+    """A test that takes `variant` runs once for each; one that takes `scenario`, too, for each of
+    those that the scenario's question can be put to."""
+    variants, names = metafunc.config.variants, metafunc.fixturenames
+    only = metafunc.definition.get_closest_marker("only")
+    if only:
+        variants = [variant for variant in variants if variant.matches(only.args[0])]
+    if "scenario" in names:
+        pairs = [(scenario, variant) for scenario in scenarios().values() for variant in variants
+                 if not scenario.why_not(variant)]
+        metafunc.parametrize("scenario, variant", pairs,
+                             ids=[f"{scenario.name}-{variant.id}" for scenario, variant in pairs])
+    elif "variant" in names:
         metafunc.parametrize("variant", variants, ids=[variant.id for variant in variants])
 
 

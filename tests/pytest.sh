@@ -76,12 +76,12 @@ if [ $# = 0 ] && [ -z "${STAGE:-}${SERVER:-}" ]; then
     mkdir -p "$build/tests"
     parts=
     for stages in 1-3 4-5 6; do
-        "$python" -m pytest tests/test_matrix.py --stage=$stages \
+        "$python" -m pytest tests/checks/test_matrix.py --stage=$stages \
             >"$build/tests/stages-$stages.txt" 2>&1 &
         parts="$parts $!"
     done
     trap 'kill $parts 2>/dev/null; exit 130' INT TERM
-    "$python" -m pytest tests --ignore=tests/test_matrix.py
+    "$python" -m pytest tests --ignore=tests/checks/test_matrix.py
     status=$?
     for part in $parts; do wait "$part" || status=$?; done
     cat "$build"/tests/stages-*.txt

@@ -1,35 +1,40 @@
 """The scenarios: each drives a server as clients would, and returns what it observed.
 
-A scenario is a function with a question to answer:
+A scenario is a function with a question, and with what is expected of each stage:
 
-    @scenario("Is a second client answered while the first one is silent?", services=["echo"])
+    @scenario("Is a second client answered while the first one is silent?", expect={
+        "all": {"answered": True},
+        # It sleeps in recv() for the first.
+        "1": {"answered": False}})
     def second_client(run):
         a = run.connect()
         b = run.connect()
         b.send(b"hello\\n")
-        return {"answered": b.answered(0.3)}
+        return {"answered": run.answered(b)}
 
-It knows nothing of what is right or wrong for a stage: expected.py does, a table with a row
-for each scenario. So the same scenario serves the tests, the comparison and the tour. What it
-returns is fit for JSON (numbers, strings, booleans, None, lists and dicts of them).
+What it does with `run` is in harness/__init__.py, in short. It only observes: so the same scenario
+serves the tests, the comparison and the tour. What it returns is fit for JSON (numbers, strings,
+booleans, None, lists and dicts of them).
 
-It waits for what has to happen (harness.py has a deadline on everything), never for a time to
-pass; only to see that something does not happen, it looks for a short while.
+It waits for what has to happen (there is a deadline on everything), never for a time to pass; only
+to see that something does not happen, it looks for a short while.
 
+expect: a row for "all", then what is otherwise in some stages, under words such as "1", "2-5" or
+"3 6-select" (Variant.matches). A value is what is expected, or a condition: at_least(3),
+at_most(0.5), anything (told, not judged). The flaw that a stage is there to show is expected of it
+like everything else.
 services: the listeners of the server that run.server and run.connect() start when needed.
-not_for: {"1": "why"}: the stages to which the question cannot be put. Words as for
-    Variant.matches: "1", "6-select", "2-4".
-descriptors=False: do not check at the end that the server has closed every socket.
+not_for: {"1": "why"}: the stages to which the question cannot be put.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import dataclass, field
-from typing import Any, Callable, Optional, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, Mapping, Optional, Sequence
 
-from harness import Run, Variant
+from tests.harness import Run, Variant
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,9 @@ class Scenario:
     name: str
     question: str
     function: Callable[[Run], dict[str, Any]]
-    services: tuple[str, ...]
-    not_for: dict[str, str] = field(default_factory=dict)
-    descriptors: bool = True
-    module: str = ""
+    expect: Mapping[str, dict[str, Any]]
+    services: Sequence[str]
+    not_for: Mapping[str, str]
 
     def why_not(self, variant: Variant) -> str:
         """Why the question cannot be put to that variant; "" if it can."""
@@ -50,14 +54,14 @@ class Scenario:
 _known: dict[str, Scenario] = {}
 
 
-def scenario(question: str, *, services: Sequence[str] = ("echo",),
-             not_for: Optional[dict[str, str]] = None, descriptors: bool = True) -> Callable:
+def scenario(question: str, *, expect: Mapping[str, dict[str, Any]],
+             services: Sequence[str] = ("echo",),
+             not_for: Optional[Mapping[str, str]] = None) -> Callable:
     def register(function: Callable[[Run], dict[str, Any]]) -> Callable:
         name = function.__name__
         if name in _known:
             raise ValueError(f"two scenarios are called {name}")
-        _known[name] = Scenario(name, question, function, tuple(services), not_for or {},
-                                descriptors, function.__module__)
+        _known[name] = Scenario(name, question, function, expect, tuple(services), not_for or {})
         return function
     return register
 

@@ -1,0 +1,45 @@
+"""Plays a broken server, in a process of its own: python3 -m tests.bugs.play NAME PROGRAM [SCENARIO...]
+
+Prints a line of JSON for each scenario, and keeps within limits: a broken server is not worth all
+of the memory and the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+
+from tests import harness
+from tests.bugs.patches import path_of, read_bug
+from tests.harness import server
+from tests.scenarios import scenarios
+
+MOST_MEMORY = 1 << 30
+MOST_NARRATION = 8 << 20
+
+
+def play(name: str, program: str, wanted: list[str]) -> None:
+    harness.end_on_sigterm()
+    server.most_narration = MOST_NARRATION
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if not harness.SANITIZED:              # an address sanitizer reserves terabytes
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    known = scenarios()
+    bug = read_bug(path_of(name))
+    first = [known[each] for each in bug.caught_by]
+    rest = [scenario for scenario in known.values() if scenario not in first]
+    for scenario in [known[each] for each in wanted] or first + rest:
+        for variant in harness.variants(str(bug.stage), program):
+            verdict = harness.judge(scenario, variant, seed=1)
+            if verdict.skipped:
+                continue
+            why = verdict.wrong[0].strip().splitlines()[0] if verdict.wrong else ""
+            print(json.dumps({"scenario": scenario.name, "variant": variant.id, "why": why}),
+                  flush=True)
+            if why and not bug.variant:
+                break                      # caught: its other selectors need not be asked
+
+
+if __name__ == "__main__":
+    play(sys.argv[1], sys.argv[2], sys.argv[3:])

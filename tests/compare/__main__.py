@@ -1,0 +1,6 @@
+"""python3 -m tests.compare"""
+
+from tests import output
+from tests.compare.compare import main
+
+output.run(main, "compare")

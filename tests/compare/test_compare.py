@@ -1,0 +1,402 @@
+"""The comparison: that what it shows is what was recorded, and that what was recorded is so."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.compare import compare
+from tests.harness import DEADLINE, SANITIZED, judge, variants
+from tests.compare.lessons import ROWS, calls, lesson
+from tests.harness.narration import COUNTERS
+from tests.scenarios import Scenario, scenarios
+
+pytestmark = pytest.mark.sources
+QUICK = ("--step", "0.05")
+
+
+def run(program, *words, **environment):
+    env = {**os.environ, "COLUMNS": "200", **environment}
+    return subprocess.run([sys.executable, "-m", program, *words],
+                          env=env, text=True, capture_output=True, stdin=subprocess.DEVNULL,
+                          timeout=4 * DEADLINE)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A small run: (what the terminal shows, the record, the page)."""
+    out = tmp_path_factory.mktemp("compare")
+    done = run("tests.compare", "--stages", "1 2 5", "--scenario", "idle second_client", "--out",
+               str(out), *QUICK)
+    assert done.returncode == 0, done.stderr
+    return done, json.loads((out / "compare.json").read_text()), Page(
+        (out / "compare.html").read_text())
+
+
+class Page(HTMLParser):
+    """Reads a page and complains about what does not fit together."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.open, self.wrong = text, [], []
+        self.ids, self.wanted, self.elements = [], [], []
+        self.feed(text)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        if "id" in given:
+            self.ids.append(given["id"])
+        if given.get("href", "").startswith("#"):
+            self.wanted.append(given["href"][1:])
+        self.wanted += given.get("aria-labelledby", "").split()
+        element = {"tag": tag, "text": "", **given}
+        self.elements.append(element)
+        if tag not in ("meta", "br"):
+            self.open.append(element)
+
+    def handle_startendtag(self, tag, attributes):         # <path .../>
+        self.handle_starttag(tag, attributes)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1]["tag"] == tag, f"</{tag}> at {self.getpos()}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        for element in self.open:
+            element["text"] += data
+
+    def all(self, tag, **given):
+        return [each for each in self.elements if each["tag"] == tag and all(
+            each.get(key) == value for key, value in given.items())]
+
+
+# --- the page -------------------------------------------------------------------------------
+
+def test_the_page_holds_together(compared):
+    page = compared[2]
+    assert [each for each, count in Counter(page.ids).items() if count > 1] == []
+    assert [each for each in page.wanted if each not in page.ids] == []
+    assert [each["href"] for each in page.all("a") if not each["href"].startswith("#")] == []
+
+
+def test_the_page_fetches_nothing(compared):
+    page = compared[2]
+    assert not re.search(r"https?://|@import|url\(|<link|<img|<iframe", page.text)
+    assert [each for each in page.elements if "src" in each] == []
+
+
+def test_pictures_have_alternatives(compared):
+    pictures = compared[2].all("svg")
+    assert len(pictures) >= 2 * 3 + 4                       # behind the cells, and before them
+    for picture in pictures:
+        assert picture["role"] == "img" and len(picture["aria-labelledby"].split()) == 2
+    words = {each["id"]: each["text"] for each in compared[2].all("desc")}
+    assert "Client B waits up to" in words["second_client-1-picture-d"]
+    assert "sleeps in recv" in words["second_client-1-picture-d"]
+    assert "never sleeps" in words["idle-2-picture-d"]
+    assert "sleeps in epoll_wait" in words["idle-5-picture-d"]
+
+
+def test_the_page_says_what_the_record_says(compared):
+    _, record, page = compared
+    for row in record["rows"]:
+        for stage, cell in row["cells"].items():
+            found, = [each for each in page.all("td") if each.get("data-row") == row["id"]
+                      and each.get("data-stage") == stage]
+            assert found["text"].replace("\u25b2 ", "") == cell["text"]
+            assert (found.get("class") == "worst") == cell["worst"]
+            link = f"#{row['scenario']}-{stage}"
+            assert page.all("a", href=link) and page.all("details", id=link[1:])
+    for name, scenario in record["scenarios"].items():
+        for stage, ran in scenario["runs"].items():
+            shown = page.all("details", id=f"{name}-{stage}")[0]["text"]
+            assert scenario["lessons"][stage] in shown
+            for entry in ran["picture"]["narration"]:
+                text = f"... {entry:,} lines more" if isinstance(entry, int) else entry[1]
+                assert text in shown
+    vain = record["scenarios"]["idle"]["runs"]["2"]["picture"]["counters"]["would_block"]
+    assert f"spins: {vain:,} calls in vain" in page.text
+
+
+def test_the_figures_are_those_of_the_narration(compared):
+    record = compared[1]
+    for scenario in record["scenarios"].values():
+        for run_ in scenario["runs"].values():
+            shown = run_["picture"]
+            last = shown["narration"][-1][1]
+            assert last[9:].split()[1:] == [f"{key}={shown['counters'][key]}" for key in COUNTERS]
+            assert all(0 <= span[0] <= span[1] <= shown["seconds"] + 0.001
+                       for span in shown["spans"])
+    runs = record["scenarios"]["second_client"]["runs"]
+    waits = {stage: max([0.0] + [end - begin for begin, end, _ in
+                                 run_["picture"]["lanes"][1]["waits"]])
+             for stage, run_ in runs.items()}
+    for stage, run_ in runs.items():           # seen from outside, it takes a little longer
+        assert waits[stage] * 1000 <= run_["observed"]["milliseconds"] + 1
+    assert waits["1"] > 0.2
+
+
+def cut_off(page):
+    """The labels that may reach over an edge of their picture."""
+    found = []
+    for svg in re.findall(r"<svg .*?</svg>", page, re.S):
+        wide, high = map(float, re.search(r'viewBox="0 0 (\S+) ([^"]+)"', svg).groups())
+        for given, text in re.findall(r"<text ([^>]*)>([^<]*)", svg):
+            had = {"text-anchor": "start", **dict(re.findall(r'([\w-]+)="([^"]*)"', given))}
+            if "transform" in had:                          # upright, along the side
+                continue
+            size = 11 if "small" in had.get("class", "") else 13
+            x, y, width = float(had["x"]), float(had["y"]), 0.55 * size * len(unescape(text))
+            left = x - {"start": 0, "middle": width / 2, "end": width}[had["text-anchor"]]
+            if not (0 <= left <= wide - width and 0.8 * size <= y <= high - 0.25 * size):
+                found.append((text, x, y))
+    return found
+
+
+def test_no_label_is_cut_off(compared):
+    assert "<text" in compared[2].text and cut_off(compared[2].text) == []
+
+
+@pytest.mark.parametrize("looked_at", [
+    (1001, 2006, 2006, 2), (2010, 2006, 2006, 2), (3160, 2006, 2006, 2), (99_999, 2006, 2006, 2),
+    (1, 1, 1, 1), (100, 100, 100, 100), (31_622, 31_622, 31_622, 31_622)])
+def test_no_label_of_the_growth_is_cut_off(looked_at):
+    runs = {stage: {"observed": {"10": {"scanned": most / 100}, "1000": {"scanned": most}}}
+            for stage, most in zip("2345", looked_at)}
+    picture = "".join(compare.page._growth({"scenarios": {"silent_clients": {"runs": runs}}}))
+    assert cut_off(picture) == []
+    heights = sorted(float(y) for y in re.findall(r'"curvename" x="\d+" y="([^"]+)"', picture))
+    assert len(heights) == 4 and all(b - a > 12 for a, b in zip(heights, heights[1:]))
+
+
+@pytest.mark.parametrize("at", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_no_sentence_is_cut_off(at):
+    shown = {"seconds": 1.0, "cpu": 0.0, "counters": {}, "asleep": {}, "lanes": [], "spans": [],
+             "marks": [], "said": [[at, "word " * 19 + "word"]]}
+    assert cut_off(compare.page.timeline(shown, "x", "a title")) == []
+
+
+# --- the terminal ---------------------------------------------------------------------------
+
+def test_the_terminal_says_what_the_record_says(compared):
+    done, record, _ = compared
+    assert "\033" not in done.stdout + done.stderr
+    squeezed = re.sub(r"\s", "", done.stdout)
+    for row in record["rows"]:
+        for cell in row["cells"].values():
+            for word in cell["text"].split():
+                assert word in squeezed
+    assert done.stdout.splitlines()[-1].endswith("compare.html")
+    assert len(re.findall(r"^\[ [12]/2\] .* left$", done.stderr, re.M)) == 2
+
+
+def test_color_is_for_terminals(monkeypatch):
+    class Terminal:
+        def isatty(self):
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert "\033[" in compare.Style(Terminal()).worst("worst")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert compare.Style(Terminal()).worst("worst") == "worst"
+
+
+@pytest.mark.parametrize("stages, width", [("1 3", 100), ("", 200)])
+def test_one_scenario_in_columns(stages, width):
+    done = run("tests.compare", "--stages", stages, "--scenario", "second_client", "--step", "0.1",
+               COLUMNS=str(width))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if len(line) > width] == []
+    text = done.stdout
+    assert "asleep in recv()" in text and "asleep in select()" in text
+    order = [text.index(word) for word in ("A connects and says", "B connects and asks",
+                                           "B sends hello", "A closes")]
+    assert order == sorted(order)
+    rows = [line for line in lines if "|" in line]
+    head = next(row for row in rows if "clients" in row)
+    bars = [at for at, letter in enumerate(head) if letter == "|"]
+    assert len(bars) == (2 if stages else 6)
+    asleep = [row for row in rows if "A closes" in row][0]
+    assert asleep[bars[0] + 2] == ":"                       # stage 1 sleeps until A has left
+
+
+def test_a_narrow_terminal():
+    done = run("tests.compare", "--stages", "1 3", "--scenario", "second_client", *QUICK, COLUMNS="30")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert "recv" in done.stdout
+
+
+def test_the_sleep_shown_is_the_one_that_is_told_next():
+    """A closes at 600.6 ms, which wakes the server; its own 600.7 ms is rounded to 600.5."""
+    shown = {
+        "seconds": 0.6045, "cpu": 0.0, "counters": {}, "asleep": {"recv": 0.577},
+        "said": [[0.0, "A connects."], [0.6, "A leaves."]],
+        "lanes": [{"name": "A", "marks": [[0.02, "connect", 1, ""], [0.6006, "close", 1, ""]]},
+                  {"name": "B", "marks": [[0.3, "connect", 1, ""], [0.6031, "close", 1, ""]]}],
+        "spans": [[0.0235, 0.6005, "asleep", "recv"], [0.6005, 0.6025, "asleep", "send"],
+                  [0.6025, 0.6045, "asleep", "accept"]],
+        "narration": [
+            [0.0235, "   0.003 accept  fd=6 service=echo peer=127.0.0.1:1 clients=1", False, "A"],
+            [0.6005, "   0.580 recv    fd=6 bytes=0 slept=0.577", True, "A"],
+            [0.6005, "   0.580 close   fd=6 reason=eof clients=0", False, "A"],
+            [0.6025, "   0.582 send    fd=6 bytes=6 slept=0.002", False, "B"],
+            [0.6035, "   0.583 recv    fd=6 bytes=0 slept=0.000", False, "B"],
+            [0.6045, "   0.584 accept  fd=5 error=EINTR slept=0.001", False, ""]]}
+    lines = list(compare.columns("x", {"question": "", "runs": {"1": {"picture": shown}},
+                                       "lessons": {"1": ""}}, [{"id": "1", "title": ""}], 80,
+                                 compare.Style(open(os.devnull))))
+    cells = {text.strip(): cell for text, _, cell in (line[8:].partition("|") for line in lines)}
+    assert cells["B connects"] == " : asleep in recv()" and cells["A closes"] == " :"
+    assert cells["B closes"] == "" and not any("asleep in send" in line for line in lines)
+
+
+def test_a_wait_that_was_ended_is_told_before_what_came_later():
+    """A millisecond after A closes, B does; rounding puts the wait's end in between."""
+    shown = {
+        "seconds": 0.61, "said": [],
+        "lanes": [{"name": "A", "marks": [[0.6000, "close", 1, ""]]},
+                  {"name": "B", "marks": [[0.6012, "close", 1, ""]]}],
+        "narration": [
+            [0.6005, "   0.580 wait    call=poll watching=3 ready=1 on=5:r slept=0.300", True, ""],
+            [0.6005, "   0.580 recv    fd=5 bytes=0", False, "A"],
+            [0.6015, "   0.581 wait    call=poll watching=2 ready=1 on=6:r slept=0.000", False, ""],
+            [0.6015, "   0.581 recv    fd=6 bytes=0", False, "B"]]}
+    assert [item.text for item in compare._story(shown)] == [
+        "A closes", "slept 0.300 s in poll()", "recv   A end of input", "B closes",
+        "recv   B end of input"]
+
+
+@pytest.mark.parametrize("words, named", [
+    (["--scenario", "no_such"], "second_client"), (["--stages", "7"], "6-epoll"),
+    (["--stages", "1 x"], "6-epoll"), (["--format", "pdf"], "text, json, html")])
+def test_bad_words(words, named):
+    done = run("tests.compare", *words)
+    assert done.returncode == 2 and done.stdout == ""
+    assert named in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_other_formats():
+    done = run("tests.compare", "--stages", "5", "--scenario", "second_listener", "--format", "json",
+               *QUICK)
+    record = json.loads(done.stdout)
+    assert record["rows"][0]["cells"]["5"] == {"text": "answered", "worst": False}
+    assert "second_listener-5" in Page(compare.page.page(record)).ids
+
+
+def test_interrupting_leaves_no_server_behind(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.compare", "--scenario",
+         "second_client idle", "--out", str(tmp_path)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + DEADLINE
+        while not (servers := _children(process.pid)):
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=DEADLINE)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in error
+    while any(Path(f"/proc/{pid}").exists() for pid in servers):
+        assert time.monotonic() < until, f"left behind: {servers}"
+        time.sleep(0.01)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _children(pid):
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+
+
+# --- the tour -------------------------------------------------------------------------------
+
+def test_the_tour_runs_through_in_a_pipe():
+    done = run("tests.tools.demo", "--stages", "1 2 5", "--step", "0.1")
+    assert done.returncode == 0, done.stderr
+    assert "\033" not in done.stdout
+    first, second, fifth = done.stdout.split("\nStage ")[1:]
+    assert "asleep in recv()" in first and "no answer yet" in first
+    assert "asks every socket in vain" in second and "no answer yet" not in second
+    assert "asleep in epoll_wait()" in fifth and "no answer yet" not in fifth
+    for story in (first, second, fifth):
+        assert story.index("B connects and asks") < story.index("answers B") \
+            < story.index("B       has its answer")
+    for named in ("make compare", "make run-", "NOTES.md"):
+        assert named in fifth
+
+
+def test_the_tour_knows_its_stages():
+    done = run("tests.tools.demo", "--stages", "9")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+
+# --- what it rests on -----------------------------------------------------------------------
+
+def test_rows_and_lessons_are_complete():
+    known = scenarios()
+    for row in ROWS:
+        assert row.scenario in known and row.scenario in compare.WEIGHTS
+        for variant in variants():
+            assert lesson(row.scenario, variant), f"{row.scenario}, {variant.id}"
+    assert len({row.id for row in ROWS}) == len(ROWS)
+
+
+def test_a_change_of_our_own_list_is_no_system_call():
+    stats = {"waits": 3, "accept": 2, "recv": 2, "send": 1, "watch": 6, "scanned": 40}
+    assert {variant.id: calls(stats, variant.id) for variant in variants()} == {
+        **dict.fromkeys(["1", "2", "3", "4", "6-select", "6-poll"], 8), "5": 14, "6-epoll": 14}
+
+
+CALLS = {"accept": "accept", "accept4": "accept", "recvfrom": "recv", "sendto": "send",
+         "epoll_ctl": "watch", "select": "waits", "pselect6": "waits", "_newselect": "waits",
+         "poll": "waits", "ppoll": "waits", "epoll_wait": "waits", "epoll_pwait": "waits"}
+
+
+@pytest.mark.skipif(not shutil.which("strace") or SANITIZED, reason="no strace, or sanitized")
+def test_counters_agree_with_strace(variant, tmp_path):
+    def talk(run_):
+        client = run_.connect()
+        for _ in range(10):
+            client.exchange(b"hello\n")
+        client.close()
+        run_.server.closed(client)
+        return {}
+
+    trace = tmp_path / "trace"
+    traced = replace(variant, program=Path(shutil.which("strace")), arguments=(
+        "-D", "-o", str(trace), "-e", "trace=" + ",".join(
+            f"?{name}" for name in CALLS), str(variant.program), *variant.arguments))
+    record = judge(Scenario("talk", "", talk, {"all": {}}, ("echo",), {}), traced, timeline=True)
+    if not trace.exists() or not trace.read_text():
+        pytest.skip("strace may not trace here")
+    counted = record.timeline["servers"][0]["events"][-1]["fields"]
+    seen = Counter(dict.fromkeys(set(CALLS.values()), 0))
+    for line in trace.read_text().splitlines():
+        name = line.partition("(")[0]
+        if name in CALLS and not line.startswith("poll([{fd=1,"):    # may the narration go out?
+            seen[CALLS[name]] += 1
+    watched = variant.id in ("5", "6-epoll")               # elsewhere the list is the program's own
+    assert {key: counted[key] for key in seen if key != "watch" or watched} == \
+        {key: seen[key] for key in seen if key != "watch" or watched}
+    if variant.stage != 2:
+        assert counted["recv"] == 10 + 1 and counted["send"] == 10

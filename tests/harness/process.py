@@ -1,0 +1,101 @@
+"""A running program, seen from outside: what the system tells of it (Linux: proc(5))."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import select
+import socket
+import sys
+from pathlib import Path
+
+from tests.harness.variants import Unavailable
+
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def poll_one(fd: int, events: int, seconds: float) -> int:
+    """What of `events` is there within that time; 0 if nothing."""
+    poll = select.poll()
+    poll.register(fd, events)
+    found = poll.poll(max(0, int(seconds * 1000 + 0.999)))
+    return found[0][1] if found else 0
+
+
+class Process:
+    """By its number."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def cpu(self) -> float:
+        """Seconds of CPU used so far."""
+        try:
+            return int(self._file("schedstat").split()[0]) / 1e9
+        except OSError:
+            words = self._stat()
+            return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    def rss(self) -> int:
+        """Bytes of memory that it holds."""
+        return self._memory("VmRSS")
+
+    def size(self) -> int:
+        """Bytes of its address space."""
+        return self._memory("VmSize")
+
+    def most_rss(self) -> int:
+        """The most that it has held until now."""
+        return self._memory("VmHWM")
+
+    def _memory(self, which: str) -> int:
+        found = re.search(rf"^{which}:\s+(\d+) kB", self._file("status"), re.M)
+        return int(found[1]) * 1024 if found else 0
+
+    def state(self) -> str:
+        """R running, S asleep, T stopped, as ps has it."""
+        return self._stat()[0]
+
+    def _stat(self) -> list[str]:
+        """The words of its stat file behind its name, which may have blanks."""
+        return self._file("stat").rpartition(")")[2].split()
+
+    def _file(self, name: str) -> str:
+        return (Path("/proc") / str(self.pid) / name).read_text()
+
+    def descriptors(self) -> dict[int, str]:
+        """Its open descriptors and what they are: socket:[4711], pipe:[...], a path."""
+        folder = Path("/proc") / str(self.pid) / "fd"
+        found: dict[int, str] = {}
+        try:
+            names = os.listdir(folder)
+        except (PermissionError, FileNotFoundError):
+            return found                   # it has just ended: what is left has no descriptors
+        for fd in names:
+            try:
+                found[int(fd)] = os.readlink(folder / fd)
+            except FileNotFoundError:
+                pass                       # closed while we looked
+        return found
+
+    def sockets(self) -> int:
+        return sum(what.startswith("socket:") for what in self.descriptors().values())
+
+    def socket_of(self, fd: int) -> socket.socket:
+        """A copy of its socket with that number, to ask how it is set up (pidfd_getfd(2))."""
+        if not LIBC or not hasattr(os, "pidfd_open"):
+            raise Unavailable("nobody can look at another process' sockets here")
+        pidfd = os.pidfd_open(self.pid)
+        copy = LIBC.syscall(438, pidfd, fd, 0)
+        os.close(pidfd)
+        if copy < 0:
+            raise Unavailable("another process' sockets may not be looked at here")
+        return socket.socket(fileno=copy)
+
+    def queued(self) -> float:
+        """Seconds that it has stood in line for a CPU, as far as the system tells."""
+        try:
+            return int(self._file("schedstat").split()[1]) / 1e9
+        except (OSError, IndexError):
+            return 0.0
