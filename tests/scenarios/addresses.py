@@ -7,8 +7,9 @@ from tests.harness import Unavailable, at_least, default_address, own_host
 from tests.scenarios import scenario
 
 
-@scenario("IPv6: does it serve on ::1?",
-          expect={"all": {"address": "[::1]", "peer": "[::1]", "back": "hello\n"}})
+@scenario("IPv6: does it serve on ::1?", expect={
+    "all": {"address": "[::1]", "peer": "[::1]", "back": "hello\n"},
+})
 def ipv6(run):
     try:
         with socket.socket(socket.AF_INET6) as probe:
@@ -24,7 +25,9 @@ def ipv6(run):
 
 
 @scenario("Without ports: does it listen on its own three, so that all stages fit side by side?",
-          services=(), expect={"all": {"echo": True, "greet": True, "chat": True}})
+          services=(), expect={
+    "all": {"echo": True, "greet": True, "chat": True},
+})
 def default_ports(run):
     host = own_host()                  # somebody may be running the stages right now
     server = run.start(args=["-a", host])
@@ -36,9 +39,10 @@ def default_ports(run):
 
 
 @scenario("Are the listeners those asked for, in that order, and none exposed unasked?",
-          services=("chat", "echo", "chat"),
-          expect={"all": {"services": ["chat", "echo", "chat"], "hosts": ["127.0.0.1"],
-                            "first_answers": "* you are guest-1, alone here\n"}})
+          services=("chat", "echo", "chat"), expect={
+    "all": {"services": ["chat", "echo", "chat"], "hosts": ["127.0.0.1"],
+              "first_answers": "* you are guest-1, alone here\n"},
+})
 def ports_asked_for(run):
     listening = run.server.listening()
     return {"services": [event["service"] for event in listening],
@@ -47,9 +51,10 @@ def ports_asked_for(run):
 
 
 @scenario("Can the port be had again at once, with a connection in TIME_WAIT?",
-          services=("greet",),
-          expect={"all": {"connections_in_time_wait": at_least(1), "same_port": True,
-                    "serves": "welcome"}})
+          services=("greet",), expect={
+    "all": {"connections_in_time_wait": at_least(1), "same_port": True,
+      "serves": "welcome"},
+})
 def restart(run):
     here = ["-a", own_host()]          # no client of somebody else's can get the port in between
     server = run.start(args=here)
@@ -74,5 +79,5 @@ def _time_wait(host, port):
         lingering = [row[1] for row in map(str.split, table) if row[3] == "06"]
     with open("/proc/sys/net/ipv4/tcp_max_tw_buckets") as most:
         if here not in lingering and len(lingering) > 0.5 * int(most.read()):
-            raise Unavailable("so many connections are in TIME_WAIT that the kernel may let none in")
+            raise Unavailable("so many connections are in TIME_WAIT that none may be let in")
     return lingering.count(here)

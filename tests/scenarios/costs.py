@@ -156,8 +156,9 @@ def time_limit(run):
     }
 
 
-@scenario("No -t: does a wait ever end with nothing ready?",
-          expect={"all": {"ended_for_nothing": 0}})
+@scenario("No -t: does a wait ever end with nothing ready?", expect={
+    "all": {"ended_for_nothing": 0},
+})
 def no_time_limit(run):
     run.connect().exchange(b"hello\n")
     time.sleep(0.1)                                # a window to look through

@@ -50,7 +50,7 @@ def _while_full(server):
             "insiders_not_served": 0},
     "1": {"inside": 1, "insiders_answered": 1, "says_so": False},
     "2": {"asleep_while_full": False},
-    EPOLL: {"inside": 9, "insiders_answered": 9},      # epoll has a descriptor of its own
+    EPOLL: {"inside": 9, "insiders_answered": 9},  # epoll has a descriptor of its own
 })
 def sixteen_descriptors(run):
     count = 60
@@ -103,8 +103,8 @@ def thirty_two_descriptors(run):
 
 
 @scenario("16 descriptors, and two listeners run out of them in the same round",
-          services=("echo", "greet"),
-          not_for={"1": "the second listener is never answered"}, expect={
+          services=("echo", "greet"), not_for={"1": "the second listener is never answered"},
+          expect={
     "all": {"inside": 9, "both_were_ready": True, "waits_while_full": at_most(3),
             "accepts_while_full": 0, "asleep_while_full": True, "cpu_share_while_full": anything,
             "served_in_the_end": 24},
@@ -194,13 +194,15 @@ def limits_at_the_start(run):
             continue
         run.servers.remove(server)
         lines = server.stderr().splitlines()
-        outcomes[str(limit)] = f"status {server.status}, {len(lines)} line" + "s" * (len(lines) != 1)
+        lines = f"{len(lines)} line" + "s" * (len(lines) != 1)
+        outcomes[str(limit)] = f"status {server.status}, {lines}"
     return outcomes
 
 
 @scenario("A soft limit of five descriptors, and a hard one of more: does it start?",
-          not_for={"1": "it does not raise its limit: it has but one client"},
-          expect={"all": {"back": "hello\n"}})
+          not_for={"1": "it does not raise its limit: it has but one client"}, expect={
+    "all": {"back": "hello\n"},
+})
 def five_descriptors(run):
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     run.start(nofile=(5, hard))
@@ -211,9 +213,10 @@ def _served(clients):
     return sum(client.exchange(b"hello\n") == b"hello\n" for client in clients)
 
 
-@scenario("The limit of descriptors is raised while it runs: who gets in?", not_for=ALONE,
-          expect={"all": {"served": True, "inside_at_first": at_least(5), "reasons": []},
-                 "3 6-select": {"reasons": ["EMFILE"]}})
+@scenario("The limit of descriptors is raised while it runs: who gets in?", not_for=ALONE, expect={
+    "all": {"served": True, "inside_at_first": at_least(5), "reasons": []},
+    "3 6-select": {"reasons": ["EMFILE"]},
+})
 def limit_raised(run):
     """Beyond select()'s FD_SETSIZE, too: 1,024 of them."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -241,8 +244,10 @@ def limit_raised(run):
 
 
 @scenario("The limit of descriptors is lowered below what it has: is anybody served?",
-          not_for=ALONE, expect={"all": {"served": 50, "reasons": {}},
-                  "4 6-poll": {"reasons": {"EMFILE": between(20, 25)}}})
+          not_for=ALONE, expect={
+    "all": {"served": 50, "reasons": {}},
+    "4 6-poll": {"reasons": {"EMFILE": between(20, 25)}},
+})
 def limit_lowered(run):
     server = run.server
     crowd = run.crowd(50)

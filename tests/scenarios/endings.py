@@ -8,9 +8,11 @@ LINGER_TIME = 5                        # seconds, say the servers (calls.hpp)
 
 
 @scenario("A client sends on after its last answer has left the server: is any of it lost?",
-          services=("greet",), expect={"all": {
-    name: {"welcome": True, "all": True, "ended": "eof", "reason": reason}
-    for name, reason in (("q", "quit"), ("too_long", "line_too_long"))}})
+          services=("greet",), expect={
+    "all": {
+        name: {"welcome": True, "all": True, "ended": "eof", "reason": reason}
+        for name, reason in (("q", "quit"), ("too_long", "line_too_long"))},
+})
 def last_answers(run):
     server = run.start(args=["-v"])
     lines = b"".join(b"%d\n" % i for i in range(10000))
@@ -30,21 +32,24 @@ def last_answers(run):
         a.send(b"and another line\n")
         a.send(b"and one more\n")
         got += a.recv_until_eof()
-        result[name] = {"welcome": welcome.startswith(b"welcome"), "all": got == right + words.encode(),
-                        "ended": a.ended}
+        result[name] = {"welcome": welcome.startswith(b"welcome"), "ended": a.ended,
+                        "all": got == right + words.encode()}
         a.close()
         result[name]["reason"] = server.closed(a)["reason"]
     return result
 
 
 @scenario("A client quits, and does not leave, or reads nothing, or sends on: how long may it?",
-          services=("greet",), expect={"all": {
-    "others_served": 4, "waits_in_vain": at_most(3), "stays": {"reason": "quit", "not_before": True},
-    "mute": {"reason": "slow_reader", "not_before": True},
-    "sends_on": {"reason": "quit", "not_before": True}},
+          services=("greet",), expect={
+    "all": {
+        "others_served": 4, "waits_in_vain": at_most(3),
+        "stays": {"reason": "quit", "not_before": True},
+        "mute": {"reason": "slow_reader", "not_before": True},
+        "sends_on": {"reason": "quit", "not_before": True}},
     "2-6": {"mute_and_ended": {"reason": "slow_reader", "not_before": True}},
     "1": {"others_served": 0, "mute": {"reason": one_of("slow_reader", "quit"),
-                                       "not_before": True}}})
+                                       "not_before": True}},
+})
 def lingers(run):
     """Each with a server of its own: in stage 1 they would have to wait for each other."""
     def fill(client, server):          # until the answers do not fit into the kernel, by far

@@ -9,14 +9,15 @@ from tests.scenarios import scenario
 NO_EPOLL = "it has no epoll"
 
 
-@scenario("accept() fails, for once: does the server live on, and who waits get in?",
-          expect={"all": {
-    **{fault: ["hello\n", [fault], False] for fault in
-       ("ENFILE", "ENOBUFS", "ENOMEM")},
-    # These are over by the next round, and no reason to pause.
-    **{fault: ["hello\n", [], False] for fault in
-       ("ECONNABORTED", "EPROTO", "ENETDOWN", "EHOSTUNREACH", "EHOSTDOWN", "ENONET",
-        "EOPNOTSUPP", "EPERM", "EINTR", "EAGAIN")}}})
+@scenario("accept() fails, for once: does the server live on, and who waits get in?", expect={
+    "all": {
+        **{fault: ["hello\n", [fault], False] for fault in
+           ("ENFILE", "ENOBUFS", "ENOMEM")},
+        # These are over by the next round, and no reason to pause.
+        **{fault: ["hello\n", [], False] for fault in
+           ("ECONNABORTED", "EPROTO", "ENETDOWN", "EHOSTUNREACH", "EHOSTDOWN", "ENONET",
+            "EOPNOTSUPP", "EPERM", "EINTR", "EAGAIN")}},
+})
 def accept_fails_once(run):
     faults = ("ENFILE", "ENOBUFS", "ENOMEM", "EPERM", "ECONNABORTED", "EPROTO", "ENETDOWN",
               "EHOSTUNREACH", "EHOSTDOWN", "ENONET", "EOPNOTSUPP", "EINTR", "EAGAIN")
@@ -83,33 +84,39 @@ def _talk(run, faults, size=20000):
             "serves_on": served, "stops": stops}
 
 
-@scenario("EINTR from every other call: does everything come through all the same?",
-          expect={"all": {"echo": True, "greet": True, "ended": ["eof", "eof"],
-                      "serves_on": "hello\n", "stops": [0, 0]}})
+@scenario("EINTR from every other call: does everything come through all the same?", expect={
+    "all": {"echo": True, "greet": True, "ended": ["eof", "eof"],
+        "serves_on": "hello\n", "stops": [0, 0]},
+})
 def interrupted_calls(run):
     return _talk(run, "accept EINTR 2 0 99999, recv EINTR 2 0 99999, send EINTR 2 0 99999, "
                       "wait EINTR 2 0 99999, close EINTR 2 0 99999")
 
 
 @scenario("One byte at a time is received, and one byte sent: does everything come through?",
-          expect={"all": {"echo": True, "greet": True, "ended": ["eof", "eof"],
-                      "serves_on": "hello\n", "stops": [0, 0]}})
+          expect={
+    "all": {"echo": True, "greet": True, "ended": ["eof", "eof"],
+        "serves_on": "hello\n", "stops": [0, 0]},
+})
 def one_byte_calls(run):
     return _talk(run, "recv one 1 0 9999999, send one 1 0 9999999", size=2000)
 
 
-@scenario("Ready, and yet EAGAIN from every other call: does everything come through?",
-          expect={"all": {"echo": True, "greet": True, "ended": ["eof", "eof"],
-                      "serves_on": "hello\n", "stops": [0, 0]}})
+@scenario("Ready, and yet EAGAIN from every other call: does everything come through?", expect={
+    "all": {"echo": True, "greet": True, "ended": ["eof", "eof"],
+        "serves_on": "hello\n", "stops": [0, 0]},
+})
 def ready_in_vain(run):
     return _talk(run, "accept EAGAIN 2 0 99999, recv EAGAIN 2 0 99999, send EAGAIN 2 0 99999")
 
 
 @scenario("recv() or send() fails for one client: what becomes of it, and of the others?",
-          not_for={"1": "it has no others"}, expect={"all": {
-    f"{call} {fault}": ["hello\n", "hello\n", ended, fault, "still here?\n"]
-    for call, ended in (("recv", "reset"), ("send", "eof"))      # unread bytes: a reset
-    for fault in ("ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENOBUFS", "EPIPE", "EIO")}})
+          not_for={"1": "it has no others"}, expect={
+    "all": {
+        f"{call} {fault}": ["hello\n", "hello\n", ended, fault, "still here?\n"]
+        for call, ended in (("recv", "reset"), ("send", "eof"))      # unread bytes: a reset
+        for fault in ("ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENOBUFS", "EPIPE", "EIO")},
+})
 def one_client_fails(run):
     result = {}
     for call in ("recv", "send"):
@@ -126,9 +133,10 @@ def one_client_fails(run):
 
 
 @scenario("The wait itself fails for lack of memory: does the server live on?",
-          not_for={"1-2": "there is no wait"},
-          expect={"all": {"back": "hello\n", "failures": 1, "serves_on": "hello\n",
-                       "waits_when_it_lasts": between(1, 5), "stops": 0}})
+          not_for={"1-2": "there is no wait"}, expect={
+    "all": {"back": "hello\n", "failures": 1, "serves_on": "hello\n",
+         "waits_when_it_lasts": between(1, 5), "stops": 0},
+})
 def wait_fails(run):
     server = run.start(faults="wait ENOMEM 1 1 1")
     a = run.connect()
@@ -150,9 +158,10 @@ def _watching(server):
 
 
 @scenario("epoll_ctl() refuses a newcomer: does only that one have to go?",
-          not_for={"1-4 6-select 6-poll": NO_EPOLL},
-          expect={"all": {fault: ["hello\n", "", "eof", fault, "hello\n", 4]
-                          for fault in ("ENOMEM", "ENOSPC")}})
+          not_for={"1-4 6-select 6-poll": NO_EPOLL}, expect={
+    "all": {fault: ["hello\n", "", "eof", fault, "hello\n", 4]
+            for fault in ("ENOMEM", "ENOSPC")},
+})
 def refused_watch(run):
     result = {}
     for fault in ("ENOMEM", "ENOSPC"):
@@ -169,9 +178,10 @@ def refused_watch(run):
 
 
 @scenario("epoll_ctl() refuses to watch a client for writing: who has to go, and who comes next?",
-          not_for={"1-4 6-select 6-poll": NO_EPOLL},
-          expect={"all": {"reason": "ENOMEM", "inside": "again\n", "next": "hello\n",
-                           "same_number": True, "watching": 4}})
+          not_for={"1-4 6-select 6-poll": NO_EPOLL}, expect={
+    "all": {"reason": "ENOMEM", "inside": "again\n", "next": "hello\n",
+             "same_number": True, "watching": 4},
+})
 def refused_change(run):
     server = run.start(faults="epoll_mod ENOMEM 1 0 1")
     a, mute = run.connect(), run.connect(rcvbuf=16384, mss=1400)
@@ -188,8 +198,9 @@ def refused_change(run):
 
 
 @scenario("epoll_ctl() refuses to watch the listeners again after a pause: does it try later?",
-          not_for={"1-4 6-select 6-poll": NO_EPOLL},
-          expect={"all": {"first": "hello\n", "second": "hello\n", "still_there": True}})
+          not_for={"1-4 6-select 6-poll": NO_EPOLL}, expect={
+    "all": {"first": "hello\n", "second": "hello\n", "still_there": True},
+})
 def refused_listener(run):
     server = run.start(faults="accept ENFILE 1 1 1, epoll_add ENOMEM 1 3 1")
     a = run.connect()

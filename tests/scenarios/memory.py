@@ -15,7 +15,8 @@ ALONE = {"1": "it has but one client"}
           services=("chat",), not_for=ALONE, expect={
     # A sanitizer keeps for a while what is freed.
     "all": {"members": 500, "closed": 500,
-            "memory_grown_mib": at_most(8 if SANITIZED else 1)}})
+            "memory_grown_mib": at_most(8 if SANITIZED else 1)},
+})
 def room_empties(run):
     count = 500
     server = run.start(args=["-q"])
@@ -32,8 +33,10 @@ def room_empties(run):
             "memory_grown_mib": round((server.most_rss() - before) / MEBIBYTE, 3)}
 
 
-@scenario("Forty clients had much to read, and have read it: is the memory given back?", not_for=ALONE,
-          expect={"all": {"all_back": True, "kept": memory_grew}})
+@scenario("Forty clients had much to read, and have read it: is the memory given back?",
+          not_for=ALONE, expect={
+    "all": {"all_back": True, "kept": memory_grew},
+})
 def memory_after_a_burst(run):
     server = run.server
     crowd = run.crowd(40, **SMALL)
@@ -46,8 +49,10 @@ def memory_after_a_burst(run):
 
 
 @scenario("Memory runs out, since sixty clients read nothing: who has to go?", not_for=ALONE,
-          expect={"all": {"served": ["still here?\n", "hello\n"], "still_there": True,
-                      "reasons": including("ENOMEM")}})
+          expect={
+    "all": {"served": ["still here?\n", "hello\n"], "still_there": True,
+        "reasons": including("ENOMEM")},
+})
 def no_memory(run):
     if SANITIZED:
         raise Unavailable("a sanitizer ends the program when memory runs out")
@@ -70,9 +75,11 @@ def no_memory(run):
 
 
 @scenario("One of its first allocations fails, each in turn: does it serve on?",
-          services=("chat", "greet"), not_for=ALONE, expect={"all": {
-    "outcomes": {"served True, 2 sockets left, status 0": at_least(10)},
-    "reasons": one_of(["ENOMEM"], [])}})
+          services=("chat", "greet"), not_for=ALONE, expect={
+    "all": {
+        "outcomes": {"served True, 2 sockets left, status 0": at_least(10)},
+        "reasons": one_of(["ENOMEM"], [])},
+})
 def allocation_fails(run):
     if SANITIZED:
         raise Unavailable("a sanitizer has an allocator of its own")

@@ -64,8 +64,9 @@ def verbose(run):
     }
 
 
-@scenario("-q: what is narrated then?", services=("echo", "greet"),
-          expect={"all": {"verbs": ["listen", "start", "stats"], "bytes": [6, 6]}})
+@scenario("-q: what is narrated then?", services=("echo", "greet"), expect={
+    "all": {"verbs": ["listen", "start", "stats"], "bytes": [6, 6]},
+})
 def quiet(run):
     server = run.start(args=["-q"])
     a = run.connect("echo")

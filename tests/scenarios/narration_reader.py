@@ -121,9 +121,10 @@ class Reader:
         self.fd = -1
 
 
-@scenario("The narration's reader leaves: does the server go on?", services=("echo",),
-          expect={"all": {"served": 20, "after_sigusr1": "again\n", "status": 0,
-                          "lines_on_stderr": 1, "says_why": True}})
+@scenario("The narration's reader leaves: does the server go on?", services=("echo",), expect={
+    "all": {"served": 20, "after_sigusr1": "again\n", "status": 0,
+            "lines_on_stderr": 1, "says_why": True},
+})
 def reader_leaves(run):
     reader = Reader(run, "echo")
     server = reader.server
@@ -140,7 +141,9 @@ def reader_leaves(run):
 
 
 @scenario("The narration's reader leaves, and nobody reads stderr either: does the server go on?",
-          expect={"all": {"served": 20, "status": 0}})
+          expect={
+    "all": {"served": 20, "status": 0},
+})
 def both_readers_gone(run):
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
@@ -162,7 +165,9 @@ def both_readers_gone(run):
 
 
 @scenario("The narration goes to a file that must not grow any more: does the server go on?",
-          expect={"all": {"served": 20, "status": 0, "says_why": True}})
+          expect={
+    "all": {"served": 20, "status": 0, "says_why": True},
+})
 def file_is_full(run):
     server = run.server
     client = run.connect()
@@ -174,12 +179,14 @@ def file_is_full(run):
             "says_why": "EFBIG" in server.stderr()}
 
 
-@scenario("The narration's reader hangs: who waits for it?", services=("echo",), expect={"all": {
-    reader: {"right_answers": 1000, "served_after_sigusr1": [True, True, True],
-             "served_in_a_storm": True, "lines_lost": at_least(50), "and_no_more": True,
-             "waits_once": True, "malformed": 0,
-             "goes_on_narrating": True, "last_line": "stats", "status": 0}
-    for reader in ("pipe", "terminal", "nameless")}})
+@scenario("The narration's reader hangs: who waits for it?", services=("echo",), expect={
+    "all": {
+        reader: {"right_answers": 1000, "served_after_sigusr1": [True, True, True],
+                 "served_in_a_storm": True, "lines_lost": at_least(50), "and_no_more": True,
+                 "waits_once": True, "malformed": 0,
+                 "goes_on_narrating": True, "last_line": "stats", "status": 0}
+        for reader in ("pipe", "terminal", "nameless")},
+})
 def reader_hangs(run):
     return {"pipe": _reader_hangs(run), "terminal": _reader_hangs(run, terminal=True),
             # As in a container, where the terminal's name leads nowhere.
@@ -242,7 +249,7 @@ def _reader_hangs(run, **how):
     reader.close()
     events = reader.events()
     lost = [event["lines"] for event in events if event.verb == "lost"]
-    last = events[-1]                              # a line for each call, each signal, and some more
+    last = events[-1]                              # a line for each call and signal, and some more
     most = sum(last.get(name, 0) for name in ("waits", "accept", "recv", "send")) + len(blown) + 200
     most -= last.get("would_block", 0)
     return {"right_answers": right, "served_after_sigusr1": served,
@@ -254,8 +261,10 @@ def _reader_hangs(run, **how):
 
 
 @scenario("The narration's reader hangs, and a stop comes: how soon does the server end?",
-          services=("echo",), expect={"all": {"right_answers": 200, "status": 0,
-                                    "within_a_second": True}})
+          services=("echo",), expect={
+    "all": {"right_answers": 200, "status": 0,
+  "within_a_second": True},
+})
 def stop_while_reader_hangs(run):
     reader = Reader(run, "echo")
     client = _up(run, reader.server, reader.port)

@@ -42,8 +42,9 @@ def stop_before_a_call(run):
 
 
 @scenario("A client that can be read and written to in the same round: is it both?",
-          not_for={"1-2": "nobody tells them what is ready"},
-          expect={"all": {"ready_for": "rw", "done": ["recv", "send"], "same": True}})
+          not_for={"1-2": "nobody tells them what is ready"}, expect={
+    "all": {"ready_for": "rw", "done": ["recv", "send"], "same": True},
+})
 def both_at_once(run):
     server = run.server
     a = run.connect(rcvbuf=16 * 1024, mss=1400)
@@ -79,8 +80,10 @@ def both_at_once(run):
 
 
 @scenario("A stop in the instant between a client's last line and the answer: does that come?",
-          services=("greet",), expect={"all": {"answer": GOODBYE, "ended": "eof", "status": 0,
-                                   "reason": "quit"}})
+          services=("greet",), expect={
+    "all": {"answer": GOODBYE, "ended": "eof", "status": 0,
+"reason": "quit"},
+})
 def stop_before_the_answer(run):
     server = run.start("greet", faults="send SIGTERM 1 1 1")    # the first one sends the welcome
     a = run.connect()
@@ -91,8 +94,10 @@ def stop_before_the_answer(run):
             "reason": server.closed(a)["reason"]}
 
 
-@scenario("A signal right after a call has failed, and its handler fails, too: whose error is seen?",
-          expect={"all": {"reason": "ECONNRESET"}})
+@scenario("A signal after a failed call, and its handler fails, too: whose error is seen?",
+          expect={
+    "all": {"reason": "ECONNRESET"},
+})
 def a_signal_and_an_error(run):
     server = run.start(faults="recv SIGUSR1 1 0 1")
     a = run.connect()
@@ -101,9 +106,12 @@ def a_signal_and_an_error(run):
     return {"reason": server.closed(a)["reason"]}
 
 
-@scenario("A stop while the server rests, since a call of its own has failed: how soon does it end?",
-          expect={"all": {"status": 0, "at_once": True},
-                        "1": {"paused": True}, "2": {"paused": True}})
+@scenario("A stop while the server rests, as a call of its own has failed: how soon does it end?",
+          expect={
+    "all": {"status": 0, "at_once": True},
+    "1": {"paused": True},
+    "2": {"paused": True},
+})
 def stop_while_it_rests(run):
     if run.variant.stage < 3:          # no wait can fail
         server = run.start(faults="accept ENFILE 1 0 99999999")
@@ -119,8 +127,7 @@ def stop_while_it_rests(run):
 
 
 @scenario("In one round somebody joins the chat and speaks, one leaves, and one is dropped who has "
-          "just spoken: who hears what?",
-          services=("chat",), not_for=ALONE, expect={
+          "just spoken: who hears what?", services=("chat",), not_for=ALONE, expect={
     "all": {"all_right": True, "dropped": ["slow_reader"] * 5, "rounds_that_it_took": 1,
             "events_in_the_round_of_the_accept": 0},
     "2": {"rounds_that_it_took": None,       # not narrated
@@ -138,7 +145,7 @@ def busy_room(run):
     for client in (speaker, listener):
         client.recv_line()
     fill, size = b"x" * 1000 + b"\n", len(names[speaker]) + 1003
-    much = [b"x\n"] * 512         # one read, and with that name before each too many for the mute one
+    much = [b"x\n"] * 512    # one read, and with that name before each too many for the mute one
     right, rounds, reasons = [], [], []
     # The kernel may take more for the mute one at the last moment; then it has to be tried again.
     for _ in range(20):

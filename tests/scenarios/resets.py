@@ -16,9 +16,10 @@ def _served(run, service="echo"):
     return back == b"hello\n"
 
 
-@scenario("Clients reset 200 times, in four ways: does it go on serving?",
-          expect={"all": {"closed": 220, "reasons": BROKEN_OFF, "served_meanwhile": 20,
-                   "clients": 0}})
+@scenario("Clients reset 200 times, in four ways: does it go on serving?", expect={
+    "all": {"closed": 220, "reasons": BROKEN_OFF, "served_meanwhile": 20,
+     "clients": 0},
+})
 def resets(run):
     server, right = run.server, 0
     for i in range(200):
@@ -47,9 +48,10 @@ def resets(run):
 
 
 @scenario("Clients ask, and are gone before the answer (SIGPIPE): does it go on serving?",
-          services=("greet",),
-          expect={"all": {"closed": 20, "reasons": none_but("ECONNRESET", "EPIPE"),
-                     "serves": "hello good\n"}})
+          services=("greet",), expect={
+    "all": {"closed": 20, "reasons": none_but("ECONNRESET", "EPIPE"),
+       "serves": "hello good\n"},
+})
 def vanishes(run):
     server = run.server
     question = b"a line\n" * 7000      # three reads: the answer to the first meets a reset
@@ -68,8 +70,9 @@ def vanishes(run):
             "serves": b.exchange(b"hello\n", 11).decode()}
 
 
-@scenario("Clients reset while they are still in the backlog: are the others served?",
-          expect={"all": {"right_answers": 100, "reasons": BROKEN_OFF, "served": True}})
+@scenario("Clients reset while they are still in the backlog: are the others served?", expect={
+    "all": {"right_answers": 100, "reasons": BROKEN_OFF, "served": True},
+})
 def reset_in_backlog(run):
     server, right = run.server, 0
     for i in range(10):

@@ -16,9 +16,10 @@ def _text(data: bytes) -> str:
     return data.decode("latin-1")
 
 
-@scenario("Does echo give back every byte as it came, and nothing else?",
-          expect={"all": {"spoke_first": False, "back": True, "more": "", "ended": "eof",
-                       "reason": "eof"}})
+@scenario("Does echo give back every byte as it came, and nothing else?", expect={
+    "all": {"spoke_first": False, "back": True, "more": "", "ended": "eof",
+         "reason": "eof"},
+})
 def echo_bytes(run):
     a = run.connect()
     every = bytes(range(256))
@@ -30,11 +31,13 @@ def echo_bytes(run):
             "ended": a.ended, "reason": run.server.closed(a)["reason"]}
 
 
-@scenario("Does greet answer line by line, up to q?", services=("greet",), expect={"all": {
-    "welcome": WELCOME,
-    "answers": ["hello good\n", " good\n", " q good\n", "Q good\n", "quit good\n",
-                "two words good\n", "\x00\x1b[31m\xff good\n"],
-    "at_q": GOODBYE, "ended": "eof", "reason": "quit"}})
+@scenario("Does greet answer line by line, up to q?", services=("greet",), expect={
+    "all": {
+        "welcome": WELCOME,
+        "answers": ["hello good\n", " good\n", " q good\n", "Q good\n", "quit good\n",
+                    "two words good\n", "\x00\x1b[31m\xff good\n"],
+        "at_q": GOODBYE, "ended": "eof", "reason": "quit"},
+})
 def greet_talk(run):
     a = run.connect()
     welcome = a.recv_line()
@@ -48,9 +51,10 @@ def greet_talk(run):
 
 
 @scenario("Is what comes after q left unanswered, and the goodbye not lost over it?",
-          services=("greet",),
-          expect={"all": {"welcome": True, "answers": "one good\n" + GOODBYE, "ended": "eof",
-                          "reason": "quit"}})
+          services=("greet",), expect={
+    "all": {"welcome": True, "answers": "one good\n" + GOODBYE, "ended": "eof",
+            "reason": "quit"},
+})
 def greet_after_q(run):
     a = run.connect()
     welcome = a.recv_line()
@@ -61,10 +65,12 @@ def greet_after_q(run):
 
 
 @scenario("Is a last line without newline, at half-close, a line too?", services=("greet",),
-          expect={"all": {
-    "text": ["hello good\n", "eof", "eof"], "q": [GOODBYE, "eof", "quit"],
-    "with_cr": ["hello good\n", "eof", "eof"], "nothing": ["", "eof", "eof"],
-    "after_lines": ["one good\ntwo good\nthree good\n", "eof", "eof"]}})
+          expect={
+    "all": {
+        "text": ["hello good\n", "eof", "eof"], "q": [GOODBYE, "eof", "quit"],
+        "with_cr": ["hello good\n", "eof", "eof"], "nothing": ["", "eof", "eof"],
+        "after_lines": ["one good\ntwo good\nthree good\n", "eof", "eof"]},
+})
 def greet_last_line(run):
     result = {}
     for name, data in {"text": b"hello", "q": b"q", "with_cr": b"hello\r", "nothing": b"",
@@ -79,39 +85,41 @@ def greet_last_line(run):
     return result
 
 
-@scenario("What does chat say to somebody who is alone?", services=("chat",), expect={"all": {
-    "hello": "* you are guest-1, alone here\n",
-    "answers": [
-        ["/who", "* here: guest-1\n"],
-        ["", ""],
-        ["to nobody", ""],
-        ["/nick anna", "* guest-1 is now anna\n"],
-        ["/nick Anna", "* anna is now Anna\n"],       # one's own name is not taken
-        ["/nick anna", "* Anna is now anna\n"],
-        ["/nick", BAD_NAME],
-        ["/nick ", BAD_NAME],
-        ["/nick two words", BAD_NAME],
-        ["/nick  x", BAD_NAME],
-        ["/nick a!", BAD_NAME],
-        ["/nick \xe9", BAD_NAME],
-        ["/nick a\x1b", BAD_NAME],
-        ["/nick " + "x" * 20, f"* anna is now {'x' * 20}\n"],
-        ["/nick " + "x" * 21, BAD_NAME],
-        ["/nick guest-7", TAKEN],
-        ["/nick GUEST-x", TAKEN],
-        ["/nick guest", f"* {'x' * 20} is now guest\n"],
-        ["/nick server", TAKEN],
-        ["/nick SERVER", TAKEN],
-        ["/nick a-b_C9", "* guest is now a-b_C9\n"],
-        ["/nickel", UNKNOWN],
-        ["/WHO", UNKNOWN],
-        ["/who now", UNKNOWN],
-        ["/", UNKNOWN],
-        ["/quit", UNKNOWN],
-        [" /who", ""],
-        ["q", ""],
-    ],
-    "last_line": "* here: a-b_C9\n", "ended": "eof"}})
+@scenario("What does chat say to somebody who is alone?", services=("chat",), expect={
+    "all": {
+        "hello": "* you are guest-1, alone here\n",
+        "answers": [
+            ["/who", "* here: guest-1\n"],
+            ["", ""],
+            ["to nobody", ""],
+            ["/nick anna", "* guest-1 is now anna\n"],
+            ["/nick Anna", "* anna is now Anna\n"],       # one's own name is not taken
+            ["/nick anna", "* Anna is now anna\n"],
+            ["/nick", BAD_NAME],
+            ["/nick ", BAD_NAME],
+            ["/nick two words", BAD_NAME],
+            ["/nick  x", BAD_NAME],
+            ["/nick a!", BAD_NAME],
+            ["/nick \xe9", BAD_NAME],
+            ["/nick a\x1b", BAD_NAME],
+            ["/nick " + "x" * 20, f"* anna is now {'x' * 20}\n"],
+            ["/nick " + "x" * 21, BAD_NAME],
+            ["/nick guest-7", TAKEN],
+            ["/nick GUEST-x", TAKEN],
+            ["/nick guest", f"* {'x' * 20} is now guest\n"],
+            ["/nick server", TAKEN],
+            ["/nick SERVER", TAKEN],
+            ["/nick a-b_C9", "* guest is now a-b_C9\n"],
+            ["/nickel", UNKNOWN],
+            ["/WHO", UNKNOWN],
+            ["/who now", UNKNOWN],
+            ["/", UNKNOWN],
+            ["/quit", UNKNOWN],
+            [" /who", ""],
+            ["q", ""],
+        ],
+        "last_line": "* here: a-b_C9\n", "ended": "eof"},
+})
 def chat_alone(run):
     a = run.connect()
     result = {"hello": _text(a.recv_line()), "answers": []}
@@ -133,18 +141,20 @@ def chat_alone(run):
     return result
 
 
-@scenario("Who hears what in a chat of three?", services=("chat",), not_for=ALONE, expect={"all": {
-    "A": ["* you are guest-1, alone here\n", "* guest-2 joins\n", "* guest-3 joins\n",
-          "* guest-2 is now bert\n", "bert: bert: guest-1: hi\n", "* guest-1 is now anna\n",
-          "* bert is now x\n", "* guest-3 is now bert\n", "* x leaves\n"],
-    "B": ["* you are guest-2, here: guest-1\n", "* guest-3 joins\n", "guest-1: hello\n",
-          "* guest-2 is now bert\n", "* guest-1 is now anna\n", "* bert is now x\n",
-          "* guest-3 is now bert\n", "anna: last words\n"],
-    "C": ["* you are guest-3, here: guest-1, guest-2\n", "guest-1: hello\n",
-          "* guest-2 is now bert\n", TAKEN, "* here: guest-1, bert, guest-3\n",
-          "bert: bert: guest-1: hi\n", UNKNOWN, "* guest-1 is now anna\n",
-          "* bert is now x\n", "* guest-3 is now bert\n", "anna: last words\n",
-          "* x leaves\n", "* anna leaves\n", "* here: bert\n"]}})
+@scenario("Who hears what in a chat of three?", services=("chat",), not_for=ALONE, expect={
+    "all": {
+        "A": ["* you are guest-1, alone here\n", "* guest-2 joins\n", "* guest-3 joins\n",
+              "* guest-2 is now bert\n", "bert: bert: guest-1: hi\n", "* guest-1 is now anna\n",
+              "* bert is now x\n", "* guest-3 is now bert\n", "* x leaves\n"],
+        "B": ["* you are guest-2, here: guest-1\n", "* guest-3 joins\n", "guest-1: hello\n",
+              "* guest-2 is now bert\n", "* guest-1 is now anna\n", "* bert is now x\n",
+              "* guest-3 is now bert\n", "anna: last words\n"],
+        "C": ["* you are guest-3, here: guest-1, guest-2\n", "guest-1: hello\n",
+              "* guest-2 is now bert\n", TAKEN, "* here: guest-1, bert, guest-3\n",
+              "bert: bert: guest-1: hi\n", UNKNOWN, "* guest-1 is now anna\n",
+              "* bert is now x\n", "* guest-3 is now bert\n", "anna: last words\n",
+              "* x leaves\n", "* anna leaves\n", "* here: bert\n"]},
+})
 def chat_talk(run):
     a = run.connect()
     heard = {"A": [_text(a.recv_line())], "B": [], "C": []}
@@ -193,15 +203,17 @@ def chat_second_member(run):
     return {"first": first, "second_at_once": at_once, "second": _text(b.recv_line())}
 
 
-@scenario("How is a room of 53 listed?", services=("chat",), not_for=ALONE, expect={"all": {
-    "hello_2": "* you are guest-2, here: guest-1\n",
-    "hello_51": f"* you are guest-51, here: {_names(1, 50)}\n",
-    "hello_52": f"* you are guest-52, here: {_names(1, 50)} and 1 more\n",
-    "hello_53": f"* you are guest-53, here: {_names(1, 50)} and 2 more\n",
-    "joins": ["* guest-2 joins\n", "* guest-53 joins\n"],
-    "who": f"* here: {_names(1, 50)} and 3 more\n",
-    "leaves": "* guest-21 leaves\n",
-    "who_then": f"* here: {_names(1, 51, without=21)} and 2 more\n"}})
+@scenario("How is a room of 53 listed?", services=("chat",), not_for=ALONE, expect={
+    "all": {
+        "hello_2": "* you are guest-2, here: guest-1\n",
+        "hello_51": f"* you are guest-51, here: {_names(1, 50)}\n",
+        "hello_52": f"* you are guest-52, here: {_names(1, 50)} and 1 more\n",
+        "hello_53": f"* you are guest-53, here: {_names(1, 50)} and 2 more\n",
+        "joins": ["* guest-2 joins\n", "* guest-53 joins\n"],
+        "who": f"* here: {_names(1, 50)} and 3 more\n",
+        "leaves": "* guest-21 leaves\n",
+        "who_then": f"* here: {_names(1, 51, without=21)} and 2 more\n"},
+})
 def chat_full_room(run):
     crowd = [run.connect() for _ in range(53)]
     hello = [client.recv_line() for client in crowd]
@@ -215,13 +227,14 @@ def chat_full_room(run):
             "who": _text(who), "leaves": _text(leaves), "who_then": _text(crowd[0].recv_line())}
 
 
-@scenario("Can a member drive another's terminal?", services=("chat",), not_for=ALONE,
-          expect={"all": {name: f"guest-1: {text}\n" for name, text in {
-    "escape": "?[2J?]0;title?", "controls": "?" * 12, "nul": "a?b", "delete": "a?b",
-    "tab": "a?b", "cr": "a?b", "c1": "????31m??", "not_c1": "\xc2\xa0",
-    "umlaut": "gr\u00f6\u00dfer \u20ac\U0001d11e".encode().decode("latin-1"),
-    "invalid": "???", "cut_short": "??", "cut_in_the_middle": "??x", "overlong": "??",
-    "overlong_3": "???", "surrogate": "???", "beyond": "????", "raw_c1": "?31m"}.items()}})
+@scenario("Can a member drive another's terminal?", services=("chat",), not_for=ALONE, expect={
+    "all": {name: f"guest-1: {text}\n" for name, text in {
+        "escape": "?[2J?]0;title?", "controls": "?" * 12, "nul": "a?b", "delete": "a?b",
+        "tab": "a?b", "cr": "a?b", "c1": "????31m??", "not_c1": "\xc2\xa0",
+        "umlaut": "gr\u00f6\u00dfer \u20ac\U0001d11e".encode().decode("latin-1"),
+        "invalid": "???", "cut_short": "??", "cut_in_the_middle": "??x", "overlong": "??",
+        "overlong_3": "???", "surrogate": "???", "beyond": "????", "raw_c1": "?31m"}.items()},
+})
 def chat_harmful_bytes(run):
     a, b = run.connect(), run.connect()
     b.recv_line()

@@ -119,8 +119,9 @@ def fifty_clients(run):
 
 
 @scenario("Two clients talk in turn, many times: is every answer right?",
-          not_for={"1": "the second client is not answered while the first is there"},
-          expect={"all": {"right_answers": 100}})
+          not_for={"1": "the second client is not answered while the first is there"}, expect={
+    "all": {"right_answers": 100},
+})
 def ping_pong(run):
     a, b = run.connect(), run.connect()
     right = 0

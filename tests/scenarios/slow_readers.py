@@ -51,9 +51,11 @@ def mute_reader(run):
 
 
 @scenario("What is a client watched for that does not read, and when it reads again?",
-          not_for={"1-2": "nothing is watched: they have no wait"}, expect={"all": {
-    "at_first": "r", "while_mute": "w", "when_it_has_read": "r", "kept_back": True,
-    "waits_for_it": between(256 * 1024, 256 * 1024 + 16 * 1024), "all_back": True}})
+          not_for={"1-2": "nothing is watched: they have no wait"}, expect={
+    "all": {
+        "at_first": "r", "while_mute": "w", "when_it_has_read": "r", "kept_back": True,
+        "waits_for_it": between(256 * 1024, 256 * 1024 + 16 * 1024), "all_back": True},
+})
 def mute_reader_watched(run):
     data = (run.random.randbytes(MEBIBYTE + 1) * 32)[:32 * MEBIBYTE]
     server = run.start(args=["-v"])
@@ -74,9 +76,10 @@ def mute_reader_watched(run):
             "all_back": back == data[:sent]}
 
 
-@scenario("Through windows of a few hundred bytes to some KiB: does all come back?",
-          expect={"all": {window: [True, "eof"] for window in (
-    "2304 536", "4096 536", "4096 1400", "8192 1400", "65536 1400")}})
+@scenario("Through windows of a few hundred bytes to some KiB: does all come back?", expect={
+    "all": {window: [True, "eof"] for window in (
+        "2304 536", "4096 536", "4096 1400", "8192 1400", "65536 1400")},
+})
 def small_windows(run):
     result = {}
     for rcvbuf, mss, size in ((2304, 536, 64), (4096, 536, 128), (4096, 1400, 128),
@@ -90,12 +93,14 @@ def small_windows(run):
 
 
 @scenario("A chat member does not read while the others talk: who has to wait, who has to go?",
-          services=("chat",), not_for=ALONE, expect={"all": {
-    "dropped": ["slow_reader"], "others_heard_all": True,
-    "others_heard_besides": ["* guest-1 leaves\n", "guest-2: end\n"],
-    "speaker_heard": "* guest-1 leaves\n",
-    "memory_grown_mib": at_most(40 if SANITIZED else 2),
-    "mute_ended": one_of("eof", "reset"), "mute_got_a_part": True}})
+          services=("chat",), not_for=ALONE, expect={
+    "all": {
+        "dropped": ["slow_reader"], "others_heard_all": True,
+        "others_heard_besides": ["* guest-1 leaves\n", "guest-2: end\n"],
+        "speaker_heard": "* guest-1 leaves\n",
+        "memory_grown_mib": at_most(40 if SANITIZED else 2),
+        "mute_ended": one_of("eof", "reset"), "mute_got_a_part": True},
+})
 def mute_member(run):
     server = run.server
     mute = run.connect(name="mute", **SMALL)
@@ -131,13 +136,14 @@ def mute_member(run):
 
 
 @scenario("A client always leaves some of its answers unread: does its outbox grow and grow?",
-          not_for=ALONE,
-          expect={"all": {"same": True, "was_never_empty": True, "memory_grew": memory_grew}})
+          not_for=ALONE, expect={
+    "all": {"same": True, "was_never_empty": True, "memory_grew": memory_grew},
+})
 def outbox_never_empty(run):
     server, size = run.server, 32 * 1024
     a = run.connect(**SMALL)
     sent, got = bytearray(), bytearray()
-    with server.socket_of(server.accepted(a)["fd"]) as theirs:    # or the kernel takes more and more
+    with server.socket_of(server.accepted(a)["fd"]) as theirs:  # or the kernel takes ever more
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
     def send():

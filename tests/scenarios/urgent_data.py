@@ -1,4 +1,4 @@
-"""TCP's urgent byte: it stands beside the stream, and must neither be lost in it nor wake for ever."""
+"""TCP's urgent byte: it stands beside the stream, and must not wake a server for ever."""
 
 import time
 
@@ -9,7 +9,7 @@ from tests.scenarios import scenario
 @scenario("Urgent data before, between and after ordinary bytes: is anything harmed?", expect={
     "all": {"before": "first\n", "between": "second\n", "after": "third\n",
             "amidst": "one two\n", "rest": "", "ended": "eof", "narrated": ["1", "2", "3"],
-            "waits_for_urgent": 3, "waits_then": between(1, 2)},      # SIGUSR1's
+            "waits_for_urgent": 3, "waits_then": between(1, 2)},  # SIGUSR1's
     # Nobody tells them: the byte stands beside the stream, and nobody fetches it.
     "1-2": {"narrated": [], "waits_for_urgent": 0, "waits_then": 0},
 })
@@ -81,8 +81,9 @@ def urgent_in_a_row(run):
 
 
 @scenario("The urgent byte is gone when it is asked for (EINVAL): does its sender have to go?",
-          not_for={"1-2": "they are not told of urgent data"},
-          expect={"all": {"back": "hello\n", "narrated": ["!"]}})
+          not_for={"1-2": "they are not told of urgent data"}, expect={
+    "all": {"back": "hello\n", "narrated": ["!"]},
+})
 def urgent_overtaken(run):
     server = run.start(faults="recv_oob EINVAL 1 0 1")
     a = run.connect()
