@@ -40,12 +40,11 @@ def room_empties(run):
 def memory_after_a_burst(run):
     server = run.server
     crowd = run.crowd(40, **SMALL)
-    before, sent = server.rss(), {}
-    for client in crowd:
-        sent[client] = run.fill(client, bytes(4 * MEBIBYTE))
+    before = server.rss()
+    sent = run.fill_all(crowd, bytes(4 * MEBIBYTE))
     most = server.rss()
-    back = [len(client.recv(sent[client])) == sent[client] for client in crowd]
-    return {"all_back": all(back), "kept": server.rss() - before > (most - before) / 3}
+    back = crowd.recv(lambda i: sent[i])
+    return {"all_back": [len(data) for data in back] == sent, "kept": server.rss() - before > (most - before) / 3}
 
 
 @scenario("Memory runs out, since sixty clients read nothing: who has to go?", not_for=ALONE,
@@ -61,10 +60,9 @@ def no_memory(run):
     kept.exchange(b"hello\n")
     used = server.size()
     server.limit(resource.RLIMIT_AS, used + 6 * MEBIBYTE)
-    mute = []
-    for _ in range(60):
-        mute.append(run.connect(**SMALL))
-        run.fill(mute[-1], bytes(MEBIBYTE))
+    mute = run.crowd(60, **SMALL)
+    run.fill_all(mute, bytes(MEBIBYTE))
+    server.wait_for("close", reason="ENOMEM")
     served = [kept.exchange(b"still here?\n").decode()]
     for client in mute[:30]:
         client.close()
