@@ -46,6 +46,8 @@ $(SERVERS): $(BUILD)/%: %/server.cpp $(BUILD)/compiled-with
 	$(COMPILE) -MMD -MP -MF $@.d -MT $@ -o $@ $<
 
 -include $(wildcard $(BUILD)/*.d)
+# A source that such a file names, and that has since moved, is no error: all of it is built anew.
+%.cpp %.hpp: ;
 
 # Another compiler or other flags make everything anew: this file holds the command last used.
 ifneq ($(shell cat $(BUILD)/compiled-with 2>/dev/null),$(COMPILE))

@@ -70,23 +70,8 @@ if ! find_pytest; then
 fi
 [ "${1-}" = --find ] && exit
 
-# All there is, in parts at the same time: most of it is waiting. The matrix goes to the background,
-# and is shown when the rest is done.
-if [ $# = 0 ] && [ -z "${STAGE:-}${SERVER:-}" ]; then
-    mkdir -p "$build/tests"
-    parts=
-    for stages in 1-3 4-5 6; do
-        "$python" -m pytest tests/checks/test_matrix.py --stage=$stages \
-            >"$build/tests/stages-$stages.txt" 2>&1 &
-        parts="$parts $!"
-    done
-    trap 'kill $parts 2>/dev/null; exit 130' INT TERM
-    "$python" -m pytest tests --ignore=tests/checks/test_matrix.py
-    status=$?
-    for part in $parts; do wait "$part" || status=$?; done
-    cat "$build"/tests/stages-*.txt
-    exit $status
-fi
+# All there is: in parts, at the same time.
+[ $# = 0 ] && [ -z "${STAGE:-}${SERVER:-}" ] && exec "$python" -m tests.parts
 
 # All tests, unless the words name files of their own.
 tests=tests

@@ -43,7 +43,7 @@ class Variant:
     def matches(self, which: str) -> bool:
         """True for "3", "6" (all of stage 6), "6-poll", "2-5" and lists: "1 3 6-epoll"."""
         for word in which.replace(",", " ").split():
-            reach = re.fullmatch(r"([1-6])-([1-6])", word)
+            reach = re.fullmatch(r"(\d)-(\d)", word)
             if reach and int(reach[1]) <= self.stage <= int(reach[2]):
                 return True
             if word in (str(self.stage), self.id):
@@ -60,15 +60,15 @@ def variants(which: str = "", server: str = "") -> list[Variant]:
     found = []
     for stage, folder in enumerate(FOLDERS, 1):
         program = Path(server).resolve() if server else BUILD / folder
-        if stage < 6:
-            found.append(Variant(folder, str(stage), stage, program, (), bool(server)))
-        else:
-            found += [Variant(f"{folder}-{how}", f"6-{how}", stage, program, ("-s", how),
-                              bool(server)) for how in SELECTORS]
+        for how in SELECTORS if stage == 6 else ("",):
+            minus = f"-{how}" * bool(how)
+            found.append(Variant(folder + minus, f"{stage}{minus}", stage, program,
+                                 ("-s", how) if how else (), bool(server)))
     if which:
         for word in which.replace(",", " ").split():
             if not any(variant.matches(word) for variant in found):
-                raise ValueError(f"no stage {word!r}: there are 1, 2, 3, 4, 5, 6, and of stage 6 "
+                stages = ", ".join(str(stage) for stage, _ in enumerate(FOLDERS, 1))
+                raise ValueError(f"no stage {word!r}: there are {stages}, and of stage 6 "
                                  + ", ".join(f"6-{how}" for how in SELECTORS))
         found = [variant for variant in found if variant.matches(which)]
     return found
