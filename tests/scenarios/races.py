@@ -168,7 +168,8 @@ def busy_room(run):
         names[newcomer] = _name_in(newcomer.recv_line())
         server.wait_for("close", after=mark, fd=gone)
         server.wait_for("recv", after=mark, fd=server.accepted(newcomer)["fd"])
-        server.stats()                           # in the next round: so that one is over
+        server.stats()                           # in the next round, before it closes anybody
+        server.stats()                           # and in the one after it
         dropped = server.all("close", after=mark, fd=fd)
         news = [b"* " + names[leaver] + b" leaves\n", b"* " + names[newcomer] + b" joins\n"]
         news += [b"* " + names[mute] + b" leaves\n"] * len(dropped)
