@@ -34,12 +34,15 @@ PARALLEL = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 
 
 .DELETE_ON_ERROR:
 .SECONDEXPANSION:
-.PHONY: all help run-all test sync clean truth demo compare soak bugs bench calls programs FORCE
+.PHONY: all servers help run-all test sync clean truth demo compare soak bugs bench calls programs FORCE
 .DEFAULT_GOAL := all
 FORCE: ;
 
 ## make              build all six servers into build/   (CXX=clang++, CXXFLAGS=-O0, SAN=1)
-all: $(SERVERS)
+all: $(BUILD)/compiled-with
+	@$(MAKE) --no-print-directory $(PARALLEL) servers
+servers: $(SERVERS)
+	@:
 
 # A stage is one file, compiled and linked in one go; the .d file remembers its headers.
 $(SERVERS): $(BUILD)/%: %/server.cpp $(BUILD)/compiled-with
@@ -47,7 +50,7 @@ $(SERVERS): $(BUILD)/%: %/server.cpp $(BUILD)/compiled-with
 
 -include $(wildcard $(BUILD)/*.d)
 # A source that such a file names, and that has since moved, is no error: all of it is built anew.
-%.cpp %.hpp: ;
+tests/%.cpp tests/%.hpp: ;
 
 # Another compiler or other flags make everything anew: this file holds the command last used.
 ifneq ($(shell cat $(BUILD)/compiled-with 2>/dev/null),$(COMPILE))
@@ -75,7 +78,7 @@ $(NUMBERS:%=run-%): run-%: $$(BUILD)/$$(stage) FORCE
 	@$(foreground) $< $(ARGS)
 
 ## make run-all      start all six side by side; Ctrl-C stops them together
-run-all: $(SERVERS)
+run-all: all
 	@$(foreground) $(PYTHON) -m tests.tools.run_all $(SERVERS) -- $(ARGS)
 
 ## make client-3     talk to stage 3                     (SERVICE=chat, ARGS="--port 7000")
@@ -109,12 +112,12 @@ $(BUILD)/truth: tests/truth/truth.cpp $(BUILD)/compiled-with
 # ---- Compare -----------------------------------------------------------------------------------
 
 ## make demo         the tour: one story live through all six stages, in plain words
-demo: $(SERVERS)
+demo: all
 	@SAN='$(SAN)' $(foreground) $(PYTHON) -m tests.tools.demo $(ARGS)
 
 ## make compare      every question to every stage: a matrix here, pictures in build/compare.html
 ##                   (STAGES="1 3" SCENARIO=second_client: one story side by side; FORMAT=json)
-compare: $(SERVERS)
+compare: all
 	@SAN='$(SAN)' $(foreground) $(PYTHON) -m tests.compare --stages '$(STAGES)' \
 	    --scenario '$(SCENARIO)' --format '$(or $(FORMAT),text)' $(ARGS)
 
@@ -133,7 +136,7 @@ programs: $(SERVERS) $(BUILD)/truth $(BUILD)/load $(BUILD)/floor $(BUILD)/calls
 
 ## make soak         all kinds of clients at once, at random, for ten minutes
 ##                   (SECONDS=60, STAGE=5, SEED=4711, SAN=1)
-soak: $(if $(SERVER),,$(SERVERS))
+soak: $(if $(SERVER),,all)
 	@SAN='$(SAN)' $(foreground) $(PYTHON) -m tests.soak --seconds $(or $(SECONDS),600) \
 	    --seed $(or $(SEED),0) --stage '$(STAGE)' --server $(call quoted,$(SERVER))
 
@@ -154,7 +157,7 @@ $(BUGS:%=bug-%): bug-%: FORCE
 MEASURING := $(BUILD)/load $(BUILD)/floor
 $(MEASURING) $(BUILD)/calls: $(BUILD)/%: tests/bench/%.cpp $(BUILD)/compiled-with
 	$(COMPILE) -MMD -MP -MF $@.d -MT $@ -o $@ $<
-bench: $(SERVERS) $(MEASURING)
+bench: all $(MEASURING)
 	@$(foreground) $(PYTHON) -m tests.bench $(if $(QUICK),--quick) $(ARGS)
 
 ## make calls        what one system call takes, each timed alone (ARGS="-t 1": longer)
