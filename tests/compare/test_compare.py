@@ -18,10 +18,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.compare import compare
-from tests.harness import DEADLINE, SANITIZED, judge, variants
 from tests.compare.lessons import ROWS, calls, lesson
+from tests.compare.page import growth, page as page_of
+from tests.compare.record import WEIGHTS
+from tests.compare.story import story
+from tests.compare.terminal import columns
+from tests.compare.timeline import timeline
+from tests.harness import DEADLINE, SANITIZED, judge, variants
 from tests.harness.narration import COUNTERS
+from tests.output import Style
 from tests.scenarios import Scenario, scenarios
 
 pytestmark = pytest.mark.sources
@@ -178,9 +183,9 @@ def test_no_label_is_cut_off(compared):
 def test_no_label_of_the_growth_is_cut_off(looked_at):
     runs = {stage: {"observed": {"10": {"scanned": most / 100}, "1000": {"scanned": most}}}
             for stage, most in zip("2345", looked_at)}
-    picture = "".join(compare.page._growth({"scenarios": {"silent_clients": {"runs": runs}}}))
+    picture = growth({"scenarios": {"silent_clients": {"runs": runs}}})
     assert cut_off(picture) == []
-    heights = sorted(float(y) for y in re.findall(r'"curvename" x="\d+" y="([^"]+)"', picture))
+    heights = sorted(float(y) for y in re.findall(r'"label" x="[\d.]+" y="([^"]+)"', picture))
     assert len(heights) == 4 and all(b - a > 12 for a, b in zip(heights, heights[1:]))
 
 
@@ -188,7 +193,7 @@ def test_no_label_of_the_growth_is_cut_off(looked_at):
 def test_no_sentence_is_cut_off(at):
     shown = {"seconds": 1.0, "cpu": 0.0, "counters": {}, "asleep": {}, "lanes": [], "spans": [],
              "marks": [], "said": [[at, "word " * 19 + "word"]]}
-    assert cut_off(compare.page.timeline(shown, "x", "a title")) == []
+    assert cut_off(timeline(shown, "x", "a title")) == []
 
 
 # --- the terminal ---------------------------------------------------------------------------
@@ -212,9 +217,9 @@ def test_color_is_for_terminals(monkeypatch):
 
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    assert "\033[" in compare.Style(Terminal()).worst("worst")
+    assert "\033[" in Style(Terminal()).worst("worst")
     monkeypatch.setenv("NO_COLOR", "1")
-    assert compare.Style(Terminal()).worst("worst") == "worst"
+    assert Style(Terminal()).worst("worst") == "worst"
 
 
 @pytest.mark.parametrize("stages, width", [("1 3", 100), ("", 200)])
@@ -259,9 +264,9 @@ def test_the_sleep_shown_is_the_one_that_is_told_next():
             [0.6025, "   0.582 send    fd=6 bytes=6 slept=0.002", False, "B"],
             [0.6035, "   0.583 recv    fd=6 bytes=0 slept=0.000", False, "B"],
             [0.6045, "   0.584 accept  fd=5 error=EINTR slept=0.001", False, ""]]}
-    lines = list(compare.columns("x", {"question": "", "runs": {"1": {"picture": shown}},
+    lines = list(columns("x", {"question": "", "runs": {"1": {"picture": shown}},
                                        "lessons": {"1": ""}}, [{"id": "1", "title": ""}], 80,
-                                 compare.Style(open(os.devnull))))
+                                 Style(open(os.devnull))))
     cells = {text.strip(): cell for text, _, cell in (line[8:].partition("|") for line in lines)}
     assert cells["B connects"] == " : asleep in recv()" and cells["A closes"] == " :"
     assert cells["B closes"] == "" and not any("asleep in send" in line for line in lines)
@@ -278,7 +283,7 @@ def test_a_wait_that_was_ended_is_told_before_what_came_later():
             [0.6005, "   0.580 recv    fd=5 bytes=0", False, "A"],
             [0.6015, "   0.581 wait    call=poll watching=2 ready=1 on=6:r slept=0.000", False, ""],
             [0.6015, "   0.581 recv    fd=6 bytes=0", False, "B"]]}
-    assert [item.text for item in compare._story(shown)] == [
+    assert [item.text for item in story(shown)] == [
         "A closes", "slept 0.300 s in poll()", "recv   A end of input", "B closes",
         "recv   B end of input"]
 
@@ -297,7 +302,7 @@ def test_other_formats():
                *QUICK)
     record = json.loads(done.stdout)
     assert record["rows"][0]["cells"]["5"] == {"text": "answered", "worst": False}
-    assert "second_listener-5" in Page(compare.page.page(record)).ids
+    assert "second_listener-5" in Page(page_of(record)).ids
 
 
 def test_interrupting_leaves_no_server_behind(tmp_path):
@@ -355,7 +360,7 @@ def test_the_tour_knows_its_stages():
 def test_rows_and_lessons_are_complete():
     known = scenarios()
     for row in ROWS:
-        assert row.scenario in known and row.scenario in compare.WEIGHTS
+        assert row.scenario in known and row.scenario in WEIGHTS
         for variant in variants():
             assert lesson(row.scenario, variant), f"{row.scenario}, {variant.id}"
     assert len({row.id for row in ROWS}) == len(ROWS)
