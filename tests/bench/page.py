@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Optional, Sequence
 
 from tests.output.figures import number
-from tests.output.html import Line, Markup, chart, document, element, link, markup, table
+from tests.output.html import Line, Markup, chart, document, element, link, table
 
 # What a line looks like: colour by mechanism, dashed for stage 6, a marker of its own.
 LOOKS = {"1": ("blocking", "", "circle"), "2": ("busy", "", "cross"), "3": ("select", "", "square"),

@@ -14,7 +14,6 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 from tests import output
 from tests.compare.lessons import ROWS

@@ -146,7 +146,7 @@ def growth(record: Record) -> Markup:
             lines.append(Line(f"{stage} {name}", *look, points, f": {points[-1][1]:,.0f}"))
     return chart("growth", "Entries looked at for one message, by the number of silent clients",
                  "silent clients", "entries looked at", lines, [10, 100, 1000],
-                 "{} beside {}") if lines else Markup()
+                 "{} beside {}", height=340) if lines else Markup()
 
 
 def matrix(record: Record) -> Iterator[Markup]:

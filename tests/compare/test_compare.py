@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -138,13 +139,11 @@ def test_the_figures_are_those_of_the_narration(compared):
             assert last[9:].split()[1:] == [f"{key}={shown['counters'][key]}" for key in COUNTERS]
             assert all(0 <= span[0] <= span[1] <= shown["seconds"] + 0.001
                        for span in shown["spans"])
-    runs = record["scenarios"]["second_client"]["runs"]
-    waits = {stage: max([0.0] + [end - begin for begin, end, _ in
-                                 run_["picture"]["lanes"][1]["waits"]])
-             for stage, run_ in runs.items()}
-    assert waits["1"] > 0.2
-    for stage, run_ in runs.items():           # seen from outside, it takes a little longer
-        assert waits[stage] * 1000 <= run_["observed"]["milliseconds"] + 1
+    for stage, run_ in record["scenarios"]["second_client"]["runs"].items():
+        waited = max([0.0] + [end - begin for begin, end, _ in
+                              run_["picture"]["lanes"][1]["waits"]])
+        assert stage != "1" or waited > 0.2    # seen from outside, it takes a little longer:
+        assert waited * 1000 <= run_["observed"]["milliseconds"] + 1
 
 
 def cut_off(page):
@@ -248,9 +247,8 @@ def test_the_sleep_shown_is_the_one_that_is_told_next():
             [0.6025, "   0.582 send    fd=6 bytes=6 slept=0.002", False, "B"],
             [0.6035, "   0.583 recv    fd=6 bytes=0 slept=0.000", False, "B"],
             [0.6045, "   0.584 accept  fd=5 error=EINTR slept=0.001", False, ""]]}
-    lines = list(columns("x", {"question": "", "runs": {"1": {"picture": shown}},
-                                       "lessons": {"1": ""}}, [{"id": "1", "title": ""}], 80,
-                                 Style(open(os.devnull))))
+    scenario = {"question": "", "runs": {"1": {"picture": shown}}, "lessons": {"1": ""}}
+    lines = list(columns("x", scenario, [{"id": "1", "title": ""}], 80, Style(StringIO())))
     cells = {text.strip(): cell for text, _, cell in (line[8:].partition("|") for line in lines)}
     assert cells["B connects"] == " : asleep in recv()" and cells["A closes"] == " :"
     assert cells["B closes"] == "" and not any("asleep in send" in line for line in lines)
@@ -273,12 +271,11 @@ def test_a_wait_that_was_ended_is_told_before_what_came_later():
 
 
 @pytest.mark.parametrize("words, named", [
-    ("tests.compare --scenario no_such", "second_client"),
-    ("tests.compare --stages 7", "6-epoll"), ("tests.compare --stages x", "6-epoll"),
-    ("tests.compare --format pdf", "text, json, html"), ("tests.tools.demo --stages 9", "6-epoll")])
+    (["--scenario", "no_such"], "second_client"), (["--stages", "7"], "6-epoll"),
+    (["--stages", "1 x"], "6-epoll"), (["--format", "pdf"], "text, json, html"),
+    (["--stages", "9", "tests.tools.demo"], "6-epoll")])
 def test_bad_words(words, named):
-    program, *words = words.split()
-    done = run(*words, program=program)
+    done = run(*words[:2], program=(words + ["tests.compare"])[2])
     assert done.returncode == 2 and done.stdout == ""
     assert named in done.stderr and done.stderr.count("\n") == 1
 
@@ -297,7 +294,8 @@ def test_interrupting_leaves_no_server_behind(tmp_path):
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         until = time.monotonic() + DEADLINE
-        while not (servers := _children(process.pid)):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not (servers := children.read_text().split()):
             assert time.monotonic() < until and process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
@@ -309,13 +307,6 @@ def test_interrupting_leaves_no_server_behind(tmp_path):
         assert time.monotonic() < until, f"left behind: {servers}"
         time.sleep(0.01)
     assert list(tmp_path.iterdir()) == []
-
-
-def _children(pid):
-    try:
-        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
 
 
 # --- the tour -------------------------------------------------------------------------------

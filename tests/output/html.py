@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from html import escape
+from statistics import fmean
 from string import Template
 from typing import Any, NamedTuple, Optional, Sequence, Union
 
@@ -28,7 +29,8 @@ STYLE = """
   --badback: #3a1a1f; --asleep: #33475e; --wait: #8a6508; --gray: #b1bac4; --blue: #79b8ff;
   --pink: #ff7b98; --orange: #ffb059; --purple: #c3a1ff; --teal: #4fd1bd; } }
 @media print { :root { color-scheme: light; --panel: #fff; --badback: #fff; --line: #bbb; }
-  figure, tr, .table { break-inside: avoid; } .scroll { overflow: visible !important; }
+  figure, tr, .table { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  .scroll { overflow: visible !important; }
   html { font-size: 10px !important; } body { max-width: none !important; }
   svg { min-width: 0 !important; } }
 * { box-sizing: border-box; }
@@ -159,20 +161,15 @@ def stroke(path: str, kind: str = "line", **more: str) -> Markup:
 
 def spaced(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Sorted places, moved as little as need be so that no two are closer than gap."""
-    placed = list(wanted)
-    for _ in range(200):
-        moved = False
-        for i in range(len(placed) - 1):
-            lack = gap - (placed[i + 1] - placed[i])
-            if lack > 0.01:
-                placed[i] -= lack / 2
-                placed[i + 1] += lack / 2
-                moved = True
-        for i, place in enumerate(placed):
-            placed[i] = min(max(place, low + i * gap), high - (len(placed) - 1 - i) * gap)
-        if not moved:
-            break
-    return placed
+    # Without the gaps before it, no place may be above the next one; those that are share one.
+    groups: list[list[float]] = []
+    for i, place in enumerate(wanted):
+        groups.append([place - i * gap])
+        while len(groups) > 1 and fmean(groups[-2]) > fmean(groups[-1]):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    shared = [fmean(group) for group in groups for _ in group]
+    last = high - (len(shared) - 1) * gap
+    return [max(low, min(place, last)) + i * gap for i, place in enumerate(shared)]
 
 
 # --- charts ---------------------------------------------------------------------------------
@@ -186,8 +183,7 @@ class Line(NamedTuple):
     end: str = ""                          # stands behind the label
 
 
-WIDTH, HEIGHT = 860, 440
-LEFT, TOP, BOTTOM = 72, 18, HEIGHT - 52    # where the axes are
+WIDTH, LEFT, TOP = 860, 72, 18             # of a chart, and where its axes begin
 
 
 def ticks(low: float, high: float) -> list[tuple[float, bool]]:
@@ -198,7 +194,8 @@ def ticks(low: float, high: float) -> list[tuple[float, bool]]:
 
 
 def chart(ident: str, title: str, across: str, up: str, lines: Sequence[Line],
-          places: Sequence[float], point: str, floor: Optional[float] = None) -> Markup:
+          places: Sequence[float], point: str, floor: Optional[float] = None,
+          height: int = 440) -> Markup:
     """places: where the ticks across are. point: how one is put into words, "{} µs at {}"."""
     values = [y for line in lines for _, y in line.points] + ([floor] if floor else [])
     low, high = min(values) * 0.8, max(values) * 1.25
@@ -206,13 +203,14 @@ def chart(ident: str, title: str, across: str, up: str, lines: Sequence[Line],
         middle = math.sqrt(low * high)
         low, high = middle / 2, middle * 2
     first, last = min(places) * 0.85, max(places) * 1.05
+    bottom = height - 52
     right = WIDTH - 26 - 7.5 * max(len(line.label + line.end) for line in lines)
 
     def x(value: float) -> float:
         return round(LEFT + (right - LEFT) * math.log(value / first) / math.log(last / first), 1)
 
     def y(value: float) -> float:
-        return round(BOTTOM - (BOTTOM - TOP) * math.log(value / low) / math.log(high / low), 1)
+        return round(bottom - (bottom - TOP) * math.log(value / low) / math.log(high / low), 1)
 
     words = [f"{line.label}: " + ", ".join(point.format(number(v), number(k))
                                            for k, v in line.points) for line in lines]
@@ -225,11 +223,11 @@ def chart(ident: str, title: str, across: str, up: str, lines: Sequence[Line],
         if main or high / low < 3000:
             parts.append(label(LEFT - 8, y(value) + 4, number(value), "soft", "end"))
     for value in places:
-        parts += [stroke(f"M{x(value)} {TOP}V{BOTTOM}", "line minor"),
-                  label(x(value), BOTTOM + 18, number(value), "soft", "middle")]
-    parts += [label((LEFT + right) / 2, HEIGHT - 10, across, "soft", "middle"),
+        parts += [stroke(f"M{x(value)} {TOP}V{bottom}", "line minor"),
+                  label(x(value), bottom + 18, number(value), "soft", "middle")]
+    parts += [label((LEFT + right) / 2, height - 10, across, "soft", "middle"),
               label(0, 0, up, "soft", "middle",
-                    transform=f"translate(16 {(TOP + BOTTOM) / 2}) rotate(-90)")]
+                    transform=f"translate(16 {(TOP + bottom) / 2}) rotate(-90)")]
     for line in lines:
         path = "L".join(f"{x(k)} {y(v)}" for k, v in line.points)
         parts.append(element(
@@ -237,11 +235,11 @@ def chart(ident: str, title: str, across: str, up: str, lines: Sequence[Line],
             [mark(line.shape, x(k), y(v), f"{line.label}: {point.format(number(v), number(k))}")
              for k, v in line.points if line.shape], class_=line.look))
     ends = [(x(line.points[-1][0]), y(line.points[-1][1]), line) for line in lines]
-    return drawing(ident, title, ". ".join(words) + ".", (WIDTH, HEIGHT), parts,
-                   _names(ends, right))
+    return drawing(ident, title, ". ".join(words) + ".", (WIDTH, height), parts,
+                   _names(ends, right, bottom))
 
 
-def _names(ends: list[tuple[float, float, Line]], right: float) -> list[Markup]:
+def _names(ends: list[tuple[float, float, Line]], right: float, bottom: float) -> list[Markup]:
     """Each line's name at its end; those that end side by side are spread out."""
     groups: list[list[tuple[float, float, Line]]] = []
     for end in sorted(ends):
@@ -254,7 +252,7 @@ def _names(ends: list[tuple[float, float, Line]], right: float) -> list[Markup]:
         beside = max(end[0] for end in group) + 22
         below = 12 if beside < right else 0        # not across the lines that go on
         group.sort(key=lambda end: end[1])
-        places = spaced([end[1] + below for end in group], 16, TOP + 4, BOTTOM - 2)
+        places = spaced([end[1] + below for end in group], 16, TOP + 4, bottom - 2)
         for (x, y, line), place in zip(group, places):
             parts.append(element(
                 "g", stroke(f"M{x + 6:.1f} {y}L{beside - 4:.1f} {place:.1f}", "leader"),
