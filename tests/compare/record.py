@@ -39,18 +39,21 @@ def compare(chosen: list[Scenario], stages: list[Variant],
     began = time.monotonic()
     weights = [WEIGHTS.get(scenario.name, 2) for scenario in chosen]
     played: dict[str, Record] = {}
-    for at, scenario in enumerate(chosen):
-        def told(stage: str, done: float, end: str = "") -> None:
-            spent = time.monotonic() - began
-            left = (spent / done if done else len(stages) / 8) * (sum(weights) - done)
-            tell(f"[{at + 1:2}/{len(chosen)}] {scenario.name:20} {stage:14} {spent:3.0f} s, "
-                 f"about {left:.0f} s left{end}")
 
+    def tell_time(at: int, stage: str, done: float, end: str = "") -> None:
+        """done: the weight of what has been played."""
+        spent = time.monotonic() - began
+        left = (spent / done if done else len(stages) / 8) * (sum(weights) - done)
+        tell(f"[{at + 1:2}/{len(chosen)}] {chosen[at].name:20} {stage:14} {spent:3.0f} s, "
+             f"about {left:.0f} s left{end}")
+
+    for at, scenario in enumerate(chosen):
         runs = {}
         for i, variant in enumerate(stages):
-            told(f"stage {variant.id}", sum(weights[:at]) + weights[at] * i / len(stages))
+            tell_time(at, f"stage {variant.id}",
+                      sum(weights[:at]) + weights[at] * i / len(stages))
             runs[variant.id] = _run(scenario, variant, step)
-        told(f"{len(stages)} stages", sum(weights[:at + 1]), "\n")
+        tell_time(at, f"{len(stages)} stages", sum(weights[:at + 1]), "\n")
         played[scenario.name] = {
             "question": scenario.question, "runs": runs,
             "lessons": {variant.id: lesson(scenario.name, variant) for variant in stages}}
