@@ -142,7 +142,8 @@ def test_the_figures_are_those_of_the_narration(compared):
     for stage, run_ in record["scenarios"]["second_client"]["runs"].items():
         waited = max([0.0] + [end - begin for begin, end, _ in
                               run_["picture"]["lanes"][1]["waits"]])
-        assert stage != "1" or waited > 0.2    # seen from outside, it takes a little longer:
+        assert stage != "1" or waited > 0.2
+        # Seen from outside, it takes a little longer.
         assert waited * 1000 <= run_["observed"]["milliseconds"] + 1
 
 
@@ -270,12 +271,14 @@ def test_a_wait_that_was_ended_is_told_before_what_came_later():
         "recv   B end of input"]
 
 
-@pytest.mark.parametrize("words, named", [
-    (["--scenario", "no_such"], "second_client"), (["--stages", "7"], "6-epoll"),
-    (["--stages", "1 x"], "6-epoll"), (["--format", "pdf"], "text, json, html"),
-    (["--stages", "9", "tests.tools.demo"], "6-epoll")])
-def test_bad_words(words, named):
-    done = run(*words[:2], program=(words + ["tests.compare"])[2])
+@pytest.mark.parametrize("program, words, named", [
+    ("tests.compare", ["--scenario", "no_such"], "second_client"),
+    ("tests.compare", ["--stages", "7"], "6-epoll"),
+    ("tests.compare", ["--stages", "1 x"], "6-epoll"),
+    ("tests.compare", ["--format", "pdf"], "text, json, html"),
+    ("tests.tools.demo", ["--stages", "9"], "6-epoll")])
+def test_bad_words(program, words, named):
+    done = run(*words, program=program)
     assert done.returncode == 2 and done.stdout == ""
     assert named in done.stderr and done.stderr.count("\n") == 1
 
