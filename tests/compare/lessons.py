@@ -2,16 +2,16 @@
 
 ROWS      the questions of the matrix: which scenario answers it, how its observation reads in a
           few words, and what makes a cell one of the worst. What is right or wrong for a stage
-          is not said here: expected.py says it, for the tests and for the comparison alike.
+          is not said here: the scenario does, for the tests and for the comparison alike.
 LESSONS   by scenario, the sentence behind each cell: under "all", or for some stages.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from tests.harness import Variant
+from tests.output.figures import milliseconds, number
 
 Observed = dict[str, Any]
 
@@ -22,24 +22,12 @@ SLEEPS_IN = {"3": "select", "4": "poll", "5": "epoll_wait", "6-select": "select"
              "6-poll": "poll", "6-epoll": "epoll_wait"}          # stage 1: whatever it calls
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     id: str
     question: str
     scenario: str
     cell: Callable[[Observed], str]
     worst: Callable[[Observed], bool]
-
-
-def milliseconds(value: float) -> str:
-    return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
-
-
-def number(value: float) -> str:
-    """1,017 and 2.1; 1.2 million where nobody would count the digits."""
-    if value >= 1e6:
-        return f"{value / 1e6:.1f} million"
-    return f"{value:,.0f}" if value == round(value) or value >= 100 else f"{value:,.1f}"
 
 
 def calls(counters: dict[str, float], stage: str = "") -> float:
@@ -55,32 +43,25 @@ def keeps_list(stage: str) -> bool:
     return stage in ("5", "6-epoll")
 
 
-def _second_client(seen: Observed) -> str:
-    if seen["answered_while_first_is_silent"]:
-        return milliseconds(seen["milliseconds"])
-    return "waits until the first leaves"
-
-
 def _one_message(seen: Observed) -> str:
     cost = seen["0"]
-    parts = [(cost["waits"], "wait"), (cost["recv"], "recv"), (cost["send"], "send"),
-             (cost["accept"], "accept")]
-    text = ", ".join(name if count == 1 else f"{number(count)} {name}"
-                     for count, name in parts if count)
+    text = ", ".join(name if cost[key] == 1 else f"{number(cost[key])} {name}" for key, name in (
+        ("waits", "wait"), ("recv", "recv"), ("send", "send"), ("accept", "accept")) if cost[key])
     empty = f"; {number(cost['would_block'])} in vain" if cost["would_block"] else ""
     return f"{number(calls(cost))}: {text}{empty}"
 
 
-def _beside(count: str) -> dict[str, Any]:
+def _beside(count: str) -> tuple[Callable[[Observed], str], Callable[[Observed], bool]]:
     def cell(seen: Observed) -> str:
         cost = seen[count]
-        text = f"{number(calls(cost))} calls"
         if cost["would_block"]:
-            return f"{text}, {number(cost['would_block'])} in vain"
-        if not cost["scanned"]:                    # stage 1 does not know that they are there
-            return text + ", the others wait"
-        return text + f", {number(cost['scanned'])} looked at"
-    return {"cell": cell, "worst": lambda seen: seen[count]["scanned"] >= 100}
+            more = f"{number(cost['would_block'])} in vain"
+        elif cost["scanned"]:
+            more = f"{number(cost['scanned'])} looked at"
+        else:                                      # stage 1 does not know that they are there
+            more = "the others wait"
+        return f"{number(calls(cost))} calls, {more}"
+    return cell, lambda seen: seen[count]["scanned"] >= 100
 
 
 def _many(seen: Observed) -> str:
@@ -93,47 +74,28 @@ def _many(seen: Observed) -> str:
 
 def _full(seen: Observed) -> str:
     text = (f"{seen['inside']} inside, {seen['served_in_the_end']} of 60 in the end, "
-            f"{_share(seen['cpu_share_while_full'])} CPU")
+            f"{seen['cpu_share_while_full'] * 100:.0f} % CPU")
     return text + ("" if seen["says_so"] or seen["inside"] == 1 else ", without a word")
 
 
-def _mute(seen: Observed) -> str:
-    if not seen["others_served_meanwhile"]:
-        return "everybody waits"
-    return f"others served, {seen['memory_grown_mib']:+.1f} MiB"
-
-
-def _resets(seen: Observed) -> str:
-    return f"{seen['served_meanwhile']} of 20 served meanwhile"
-
-
-def _half_close(seen: Observed) -> str:
-    return "all, then the end" if seen["same"] and seen["ended"] == "eof" else "the tail is lost"
-
-
 def _urgent(seen: Observed) -> str:
-    unharmed = [seen[key] for key in ("before", "between", "after")] == [
-        "first\n", "second\n", "third\n"]
-    if not unharmed:
+    if [seen[key] for key in ("before", "between", "after")] != ["first\n", "second\n", "third\n"]:
         return "harms the rest"
     return f"{len(seen['narrated'])} of 3 seen apart" if seen["narrated"] else "not told of it"
 
 
 def _stops(seen: Observed) -> str:
-    ends = list(seen.values())
-    if not all(end["status"] == 0 and end["within_a_second"] for end in ends):
+    if not all(end["status"] == 0 and end["within_a_second"] for end in seen.values()):
         return "badly"
-    told = all(end["second_ended"] == "eof" for end in ends)
+    told = all(end["second_ended"] == "eof" for end in seen.values())
     return "at once, status 0, " + ("all told" if told else "who waits is reset")
-
-
-def _share(value: float) -> str:
-    return f"{value * 100:.0f} %"
 
 
 ROWS = [
     Row("second_client", "A second client asks while the first is silent: answered after",
-        "second_client", _second_client,
+        "second_client",
+        lambda seen: milliseconds(seen["milliseconds"]) if seen["answered_while_first_is_silent"]
+        else "waits until the first leaves",
         lambda seen: not seen["answered_while_first_is_silent"]),
     Row("second_listener", "A client of a second listener",
         "second_listener",
@@ -143,7 +105,7 @@ ROWS = [
         lambda seen: f"{seen['answered_while_all_are_there']} of 50",
         lambda seen: seen["answered_while_all_are_there"] < 50),
     Row("idle_cpu", "Fifty are idle: CPU used", "idle",
-        lambda seen: _share(seen["cpu_share"]), lambda seen: seen["cpu_share"] > 0.1),
+        lambda seen: f"{seen['cpu_share'] * 100:.0f} %", lambda seen: seen["cpu_share"] > 0.1),
     Row("idle_wakes", "... wake-ups a second", "idle",
         # The signal that asks for the counters wakes it once or twice.
         lambda seen: "never asleep" if seen["empty_calls"] > 20 else number(
@@ -154,20 +116,23 @@ ROWS = [
         lambda seen: seen["empty_calls"] > 20),
     Row("message", "System calls for one message, nobody else there", "silent_clients",
         _one_message, lambda seen: seen["0"]["would_block"] >= 0.5),
-    Row("beside_10", "... beside 10 silent clients", "silent_clients", **_beside("10")),
-    Row("beside_100", "... beside 100", "silent_clients", **_beside("100")),
-    Row("beside_1000", "... beside 1,000", "silent_clients", **_beside("1000")),
+    Row("beside_10", "... beside 10 silent clients", "silent_clients", *_beside("10")),
+    Row("beside_100", "... beside 100", "silent_clients", *_beside("100")),
+    Row("beside_1000", "... beside 1,000", "silent_clients", *_beside("1000")),
     Row("most", "1,100 clients at once: served while all are there", "past_fd_setsize",
         _many, lambda seen: seen["served_at_once"] < 1100),
     Row("full", "16 descriptors, 60 clients", "sixteen_descriptors",
-        _full, lambda seen: seen["served_in_the_end"] < 60 or
-        seen["cpu_share_while_full"] > 0.1),
+        _full, lambda seen: seen["served_in_the_end"] < 60 or seen["cpu_share_while_full"] > 0.1),
     Row("mute", "One sends 64 MiB and reads nothing", "mute_reader",
-        _mute, lambda seen: not seen["others_served_meanwhile"]),
+        lambda seen: f"others served, {seen['memory_grown_mib']:+.1f} MiB"
+        if seen["others_served_meanwhile"] else "everybody waits",
+        lambda seen: not seen["others_served_meanwhile"]),
     Row("resets", "200 clients reset, in four ways", "resets",
-        _resets, lambda seen: seen["served_meanwhile"] < 20),
-    Row("half_close", "Half-close, the answer still queued: what comes back",
-        "half_close_queued", _half_close, lambda seen: not seen["same"]),
+        lambda seen: f"{seen['served_meanwhile']} of 20 served meanwhile",
+        lambda seen: seen["served_meanwhile"] < 20),
+    Row("half_close", "Half-close, the answer still queued: what comes back", "half_close_queued",
+        lambda seen: "all, then the end" if seen["same"] and seen["ended"] == "eof"
+        else "the tail is lost", lambda seen: not seen["same"]),
     Row("urgent", "Urgent data among ordinary bytes", "urgent_data",
         _urgent, lambda seen: seen["between"] != "second\n"),
     Row("stop", "Told to stop, with clients", "stop_with_clients",
@@ -284,7 +249,3 @@ def lesson(scenario: str, variant: Variant) -> str:
         if which == "all" or variant.matches(which):
             found = text
     return found
-
-
-def rows_of(scenario: str) -> list[Row]:
-    return [row for row in ROWS if row.scenario == scenario]

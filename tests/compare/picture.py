@@ -1,4 +1,4 @@
-"""A scenario's timeline, made small enough to be looked at: what page.py draws.
+"""A scenario's timeline, made small enough to be looked at: what timeline.py draws.
 
     picture(record.timeline, stage) -> a dict, fit for JSON; all times are seconds since its start
       seconds, cpu, counters     how long, CPU used, the sums of the last stats lines
@@ -14,7 +14,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+from collections import Counter, defaultdict
+from itertools import accumulate
+from typing import Any, Iterable, Iterator
 
 LANES = 6                      # so many clients get a lane of their own; of more, the first three
 PLACES = 240                   # marks closer than a 240th of the whole become one
@@ -34,34 +36,32 @@ def picture(timeline: dict[str, Any], stage: int) -> dict[str, Any]:
     ends = [event["at"] for event in events] + [
         mark["at"] for client in clients for mark in client["marks"]]
     seconds = max(0.001, max(ends, default=start) - start)
-    end = start + seconds
 
     def since(at: float) -> float:
         return round(max(0.0, at - start), 5)
 
     asleep = list(_sleeps(events))
-    slept: dict[str, float] = {}
+    slept: dict[str, float] = defaultdict(float)
     for begin, woke, call in asleep:
-        slept[call] = round(slept.get(call, 0.0) + woke - begin, 3)
+        slept[call] += woke - begin
     spans = [[since(begin), since(woke), "asleep", call]
              for begin, woke, call in _merged(asleep, seconds / 400)]
     if stage == 2:             # never asleep: hot from the first line to the last
         spans = [[since(server["clock"]), since(server["events"][-1]["at"]), "hot", "every call"]
                  for server in servers if server["events"]]
-    own, others = clients, []
-    if len(clients) > LANES:
-        own, others = clients[:3], clients[3:]
-    lanes = [_lane(client, since, seconds) for client in own]
-    if others:
-        lanes.append(_crowd_lane(others, since, seconds))
+    own = len(clients) if len(clients) <= LANES else 3
+    lanes = [_lane(client, since, seconds) for client in clients[:own]]
+    if clients[own:]:
+        lanes.append(_crowd_lane(clients[own:], since, seconds))
     return {
         "seconds": round(seconds, 5), "cpu": round(sum(s["cpu"] for s in servers), 3),
         "counters": _counters(servers),
         "said": [[since(said["at"]), said["text"]] for said in timeline["said"]],
-        "lanes": lanes, "spans": spans, "asleep": slept,
+        "lanes": lanes, "spans": spans,
+        "asleep": {call: round(total, 3) for call, total in slept.items()},
         "marks": _thinned(((since(e["at"]), e["verb"], e["line"][9:]) for e in events
                            if e["verb"] in SERVER_VERBS), seconds),
-        "narration": _narration(events, since, end - start),
+        "narration": _narration(events, since, seconds),
     }
 
 
@@ -71,8 +71,7 @@ def _name_the_clients(servers: list[dict[str, Any]], clients: list[dict[str, Any
     for server in servers:
         holders: dict[int, str] = {}
         for event in server["events"]:
-            fields = event["fields"]
-            fd = fields.get("fd")
+            fields, fd = event["fields"], event["fields"].get("fd")
             if "peer" in fields:
                 holders[fd] = names.get((fields["service"], fields["peer"]), "")
             event["who"] = holders.get(fd, "")
@@ -80,12 +79,11 @@ def _name_the_clients(servers: list[dict[str, Any]], clients: list[dict[str, Any
                 holders.pop(fd, None)
 
 
-def _sleeps(events: Iterable[dict[str, Any]]) -> Iterable[tuple[float, float, str]]:
+def _sleeps(events: Iterable[dict[str, Any]]) -> Iterator[tuple[float, float, str]]:
     for event in events:
         slept = event["fields"].get("slept", 0)
         if slept:
-            call = event["fields"].get("call", event["verb"])
-            yield event["at"] - slept, event["at"], call
+            yield event["at"] - slept, event["at"], event["fields"].get("call", event["verb"])
 
 
 def _merged(sleeps: list[tuple[float, float, str]], gap: float) -> list[tuple[float, float, str]]:
@@ -104,11 +102,7 @@ def _thinned(marks: Iterable[tuple[float, str, str]], seconds: float) -> list[li
     """[at, what, how many, text of the first]; those in the same place become one."""
     found: dict[tuple[int, str], list[Any]] = {}
     for at, what, text in marks:
-        place = (int(at / seconds * PLACES), what)
-        if place in found:
-            found[place][2] += 1
-        else:
-            found[place] = [at, what, 1, text[:120]]
+        found.setdefault((int(at / seconds * PLACES), what), [at, what, 0, text[:120]])[2] += 1
     return list(found.values())
 
 
@@ -134,21 +128,19 @@ def _lane(client: dict[str, Any], since: Any, seconds: float) -> dict[str, Any]:
 
 
 def _crowd_lane(clients: list[dict[str, Any]], since: Any, seconds: float) -> dict[str, Any]:
-    changes: dict[int, int] = {}
+    changes: Counter[int] = Counter()
     for client in clients:
         for asked, got, _ in _waits(client):
-            for at, change in ((asked, 1), (got, -1)):
-                place = round(since(at) / seconds * PLACES)
-                changes[place] = changes.get(place, 0) + change
-    waiting, count = [[0.0, 0]], 0
-    for place in sorted(changes):
-        count += changes[place]
-        waiting.append([round(place * seconds / PLACES, 5), count])
+            changes[round(since(asked) / seconds * PLACES)] += 1
+            changes[round(since(got) / seconds * PLACES)] -= 1
+    places = sorted(changes)
+    waiting = [[0.0, 0], *([round(place * seconds / PLACES, 5), count] for place, count in zip(
+        places, accumulate(changes[place] for place in places)))]
+    marks = ((since(mark["at"]), mark["what"], "") for client in clients
+             for mark in client["marks"] if mark["what"] in ("connect", "close", "reset"))
     return {"name": f"{clients[0]['name']} to {clients[-1]['name']}", "count": len(clients),
             "service": clients[0]["service"], "waiting": waiting,
-            "marks": _thinned(((since(m["at"]), m["what"], "") for client in clients
-                               for m in client["marks"] if m["what"] in ("connect", "close",
-                                                                         "reset")), seconds)}
+            "marks": _thinned(marks, seconds)}
 
 
 def _text(mark: dict[str, Any]) -> str:
@@ -157,23 +149,21 @@ def _text(mark: dict[str, Any]) -> str:
 
 
 def _counters(servers: list[dict[str, Any]]) -> dict[str, int]:
-    sums: dict[str, int] = {}
+    sums: Counter[str] = Counter()
     for server in servers:
-        last = server["events"][-1] if server["events"] else {"verb": "", "fields": {}}
-        if last["verb"] == "stats":
-            for key, value in last["fields"].items():
-                sums[key] = sums.get(key, 0) + value
-    return sums
+        if server["events"] and server["events"][-1]["verb"] == "stats":
+            sums.update(server["events"][-1]["fields"])
+    return dict(sums)
 
 
 def _narration(events: list[dict[str, Any]], since: Any, seconds: float) -> list[Any]:
     """All of it if it is short; else the beginning, the end, and the first that matter."""
     first, last = LINES
     kept: list[Any] = []
-    shown: dict[str, int] = {}
+    shown: Counter[str] = Counter()
     for index, event in enumerate(events):
         why = _matters(event, seconds)
-        shown[why] = shown.get(why, 0) + 1
+        shown[why] += 1
         near_an_end = index < first or index >= len(events) - last
         if len(events) <= 2 * (first + last) or near_an_end or why and shown[why] <= 4:
             kept.append([since(event["at"]), event["line"], bool(why), event["who"]])

@@ -5,7 +5,7 @@
     it is non-blocking                the program waits until there is room, and loses nothing
     it has no such letter (ASCII)     something that looks like it is printed, or an escape
 
-styled(stream) says whether a stream may get escape sequences.
+styled(stream) says whether a stream may get escape sequences; Style(stream) writes them.
 """
 
 from __future__ import annotations
@@ -93,3 +93,22 @@ def run(main: Callable[[], Optional[int]], program: str) -> NoReturn:
 def styled(stream: TextIO) -> bool:
     return bool(stream.isatty() and not os.environ.get("NO_COLOR")
                 and os.environ.get("TERM", "dumb") not in ("", "dumb"))
+
+
+class Style:
+    """Colour where a stream may get it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.color = styled(stream)
+
+    def paint(self, text: str, code: str) -> str:
+        return f"\033[{code}m{text}\033[0m" if self.color and text.strip() else text
+
+    def worst(self, text: str) -> str:
+        return self.paint(text, "1;31")
+
+    def soft(self, text: str) -> str:
+        return self.paint(text, "2")
+
+    def strong(self, text: str) -> str:
+        return self.paint(text, "1")

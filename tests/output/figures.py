@@ -21,3 +21,10 @@ def milliseconds(value: float) -> str:
 
 def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+def span(seconds: float, step: float = 0.0) -> str:
+    """A short time in a picture; step: from one tick to the next, where it stands at an axis."""
+    if seconds >= 1 or step >= 0.5:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.1f} s"
+    return f"{seconds * 1000:.0f} ms" if not seconds or seconds >= 0.001 else "under 1 ms"

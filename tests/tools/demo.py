@@ -14,10 +14,11 @@ import time
 from typing import Any, Optional
 
 from tests import output
-from tests.compare.compare import Style
+from tests.compare.lessons import SLEEPS_IN, TITLES, calls, keeps_list, lesson
 from tests.harness import FOLDERS, Client, Late, Mark, Run, Variant, end_on_sigterm, variants
-from tests.compare.lessons import SLEEPS_IN, TITLES, calls, keeps_list, lesson, milliseconds, number
 from tests.harness.narration import Event
+from tests.output import Style
+from tests.output.figures import milliseconds, number
 from tests.scenarios import scenarios
 
 STEP = 1.5             # seconds from one sentence to the next, on a terminal; shorter in a pipe
