@@ -93,5 +93,5 @@ void check_usable(Selector& selector);
 
 double seconds_of(const std::function<void()>& work);
 
-/// Whether a descriptor is open, and, if that is asked, would be handed to a program started.
+/// How many are open; or, of them, how many a program that is started would inherit.
 std::size_t open_descriptors(bool inherited = false);
