@@ -73,11 +73,23 @@ EXPECTED = {state: dict(zip(COLUMNS, cells))
             for state, *cells in (re.split("  +", line) for line in CELLS.splitlines() if line)}
 
 
-def truth(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+def start(*words: str, **options: Any) -> subprocess.Popen[str]:
     if not TRUTH.exists():
         pytest.fail(f"{TRUTH} is not built: make truth")
-    return subprocess.run([TRUTH, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, timeout=3 * DEADLINE, **options)
+    return subprocess.Popen([TRUTH, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, **options)
+
+
+def end(run: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        told = run.communicate(timeout=6 * DEADLINE)
+    finally:
+        run.kill()
+    return subprocess.CompletedProcess(run.args, run.returncode, *told)
+
+
+def truth(*words: str) -> subprocess.CompletedProcess[str]:
+    return end(start(*words))
 
 
 def rows(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]]:
@@ -86,15 +98,24 @@ def rows(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def table() -> dict[str, dict[str, str]]:
-    return rows(truth("--json"))
+def told() -> dict[str, subprocess.CompletedProcess[str]]:
+    """The whole table in three ways, at the same time: it waits more than it works."""
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+
+    runs = {"table": start("--json"), "page": start(), "few": start("--json", preexec_fn=few)}
+    return {name: end(run) for name, run in runs.items()}
 
 
 @pytest.fixture(scope="module")
-def page() -> list[str]:
-    done = truth()
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()
+def table(told) -> dict[str, dict[str, str]]:
+    return rows(told["table"])
+
+
+@pytest.fixture(scope="module")
+def page(told) -> list[str]:
+    assert (told["page"].returncode, told["page"].stderr) == (0, "")
+    return told["page"].stdout.splitlines()
 
 
 def differences(row: dict[str, str]) -> dict[str, str]:
@@ -184,9 +205,8 @@ def test_the_same_on_a_busy_machine():
     busy = [subprocess.Popen(["sh", "-c", "while :; do :; done"])
             for _ in range(2 * (os.cpu_count() or 1))]
     try:
-        runs = [subprocess.Popen([TRUTH, "--json"], stdout=subprocess.PIPE, text=True)
-                for _ in range(3)]
-        told = [run.communicate(timeout=6 * DEADLINE)[0] for run in runs]
+        runs = [start("--json") for _ in range(3)]
+        told = [end(run).stdout for run in runs]
     finally:
         for child in busy:
             child.kill()
@@ -194,11 +214,8 @@ def test_the_same_on_a_busy_machine():
     assert told[0] and told[0] == told[1] == told[2]
 
 
-def test_where_descriptors_are_few():
-    def few() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
-
-    table = rows(truth("--json", preexec_fn=few))
+def test_where_descriptors_are_few(told):
+    table = rows(told["few"])
     assert {table["number-1024"][column] for column in COLUMNS[:-1]} == {"n/a"}
     assert {state: wrong for state, row in table.items() if state != "number-1024"
             for wrong in [differences(row)] if wrong} == {}
