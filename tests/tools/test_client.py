@@ -17,7 +17,7 @@ from typing import Iterator
 
 import pytest
 
-from tests.tools import client
+from tests.tools.printing import REFUSED
 from tests.harness import DEADLINE, ROOT, SERVICES, Client, Server, variants
 from tests.output.terminal import Glass, Screen
 
@@ -165,7 +165,7 @@ def test_client_and_server_refuse_the_same_characters():
             for code in several:
                 ben.send(f"x{chr(code)}\n".encode())
                 passed = anna.recv_line().endswith(f": x{chr(code)}\n".encode())
-                assert passed != bool(client.REFUSED.match(chr(code))), hex(code)
+                assert passed != bool(REFUSED.match(chr(code))), hex(code)
 
 
 def test_client_types_nothing_that_drives_a_terminal():
