@@ -22,7 +22,7 @@ pytestmark = pytest.mark.sources
 
 @contextmanager
 def typing(columns: int = 80, first: str = "> ", **env: str) -> Iterator[Screen]:
-    """A client of an echo server, which has shown that; Ctrl-D ends it."""
+    """A client of an echo server, once it has shown that; Ctrl-D ends it, with status 0."""
     with server_of("5", "echo") as server:
         with Screen(client_of(server, "echo"), columns, **env) as screen:
             screen.wait_for(first)
