@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import DEADLINE, FOLDERS, ROOT
+from tests.tools.running import from_a_shell
 
 pytestmark = pytest.mark.sources
 
@@ -44,14 +45,13 @@ def plant(where: Path) -> Path:
     return where
 
 
-# As from a shell, not as from the make that runs these tests.
-ENV = {name: value for name, value in os.environ.items()
-       if name not in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "SAN", "STAGE",
-                       "SERVER", "SERVICE", "ARGS", "CXX", "CXXFLAGS", "BUILD")}
+# As from a shell where nobody has chosen anything.
+MAKE = from_a_shell("make", without=("SAN", "STAGE", "SERVER", "SERVICE", "ARGS", "CXX", "CXXFLAGS",
+                                     "BUILD"))
 
 
 def make(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *arguments], cwd=tree, env=ENV, text=True, timeout=2 * DEADLINE,
+    return subprocess.run([*MAKE, *arguments], cwd=tree, text=True, timeout=2 * DEADLINE,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT)
 
@@ -63,35 +63,45 @@ def compiled(done: subprocess.CompletedProcess[str]) -> list[str]:
                    if line.endswith(f" {folder}/server.cpp")})
 
 
+@pytest.fixture(scope="module")
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tree = plant(tmp_path_factory.mktemp("built"))
+    assert compiled(make(tree, "-j4")) == list(FOLDERS)
+    return tree
+
+
+@pytest.fixture
+def built(built_once: Path, tmp_path: Path) -> Path:
+    """A tree where everything is up to date: a copy keeps the times of its files."""
+    return Path(shutil.copytree(built_once, tmp_path / "tree"))
+
+
 def touch(path: Path) -> None:
     later = time.time() + 5  # whatever the file system's clock can tell apart
     os.utime(path, (later, later))
 
 
-def test_builds_what_has_changed_and_nothing_else(tree):
-    assert compiled(make(tree, "-j4")) == list(FOLDERS)
-    assert compiled(make(tree)) == []
-    assert compiled(make(tree, "-n")) == []
-    touch(tree / "04_poll" / "calls.hpp")
-    assert compiled(make(tree)) == ["04_poll"]
+def test_builds_what_has_changed_and_nothing_else(built):
+    assert compiled(make(built)) == []
+    assert compiled(make(built, "-n")) == []
+    touch(built / "04_poll" / "calls.hpp")
+    assert compiled(make(built)) == ["04_poll"]
 
 
-def test_other_compilers_and_flags_build_anew(tree):
-    make(tree, "-j4")
-    assert compiled(make(tree, "-j4", "CXXFLAGS=-DWORD='a b'")) == list(FOLDERS)
-    assert compiled(make(tree, "-j4", "CXXFLAGS=-DWORD='a b'")) == []
+def test_other_compilers_and_flags_build_anew(built):
+    assert compiled(make(built, "-j4", "CXXFLAGS=-DWORD='a b'")) == list(FOLDERS)
+    assert compiled(make(built, "-j4", "CXXFLAGS=-DWORD='a b'")) == []
     same = shutil.which("g++") or shutil.which("c++")
-    assert compiled(make(tree, "-j4", f"CXX={same}")) == list(FOLDERS)
+    assert compiled(make(built, "-j4", f"CXX={same}")) == list(FOLDERS)
 
 
-def test_sanitized_programs_are_kept_apart(tree):
-    make(tree, "-j4")
-    assert compiled(make(tree, "-j4", "SAN=1")) == list(FOLDERS)
+def test_sanitized_programs_are_kept_apart(built):
+    assert compiled(make(built, "-j4", "SAN=1")) == list(FOLDERS)
     for words in [], ["SAN=1"], ["SAN=0"]:
-        assert compiled(make(tree, *words)) == []
+        assert compiled(make(built, *words)) == []
     for folder in FOLDERS:
-        assert os.access(tree / "build" / folder, os.X_OK)
-        assert os.access(tree / "build" / "san" / folder, os.X_OK)
+        assert os.access(built / "build" / folder, os.X_OK)
+        assert os.access(built / "build" / "san" / folder, os.X_OK)
 
 
 def test_run_builds_that_stage_and_passes_words_on(tree):
@@ -135,7 +145,7 @@ def test_diff_shows_the_server_and_names_the_rest(tree):
 
 def test_a_diff_that_cannot_be_written_says_so(tree):
     with open("/dev/full", "w") as full:
-        done = subprocess.run(["make", "diff-3"], cwd=tree, env=ENV, text=True, stdout=full,
+        done = subprocess.run([*MAKE, "diff-3"], cwd=tree, text=True, stdout=full,
                               stderr=subprocess.PIPE, timeout=DEADLINE)
     assert done.returncode == 2
     assert done.stderr.splitlines()[0] == "diff: stdout: No space left on device"
@@ -145,7 +155,7 @@ def test_a_diff_that_cannot_be_written_says_so(tree):
 def test_a_diff_whose_reader_leaves_is_no_error(tree, ignored):
     """`make diff-3 | head`, also from where SIGPIPE is ignored."""
     (tree / "03_select" / "server.cpp").write_text("// long\n" * 100_000)
-    with subprocess.Popen(["make", "diff-3"], cwd=tree, env=ENV, stdout=subprocess.PIPE,
+    with subprocess.Popen([*MAKE, "diff-3"], cwd=tree, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, restore_signals=not ignored) as process:
         process.stdout.read(10)
         process.stdout.close()

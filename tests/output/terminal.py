@@ -76,6 +76,7 @@ class Glass:
         rows, joined = self.rows, self.joined
         self.rows, self.joined = [], {}
         y, x = self.y, self.x
+        line, start = "", 0
         for number, row in enumerate(rows):
             if joined[number]:
                 line += row
@@ -101,24 +102,29 @@ class Screen:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             set_columns(0, columns)
-            os.execve(arguments[0], arguments, {**os.environ, "TERM": "xterm", **env})
+            os.execvpe(arguments[0], arguments, {**os.environ, "TERM": "xterm", **env})
 
     def type(self, keys: str) -> None:
         os.write(self.fd, keys.encode())
 
-    def wait_until(self, holds: Callable[[], bool], what: object) -> None:
+    def _read(self, until: float, what: object) -> bytes:
+        """What comes next; nothing at the end."""
+        assert select.select([self.fd], [], [], max(0, until - time.monotonic()))[0], \
+            f"{what!r} did not come: {self.shown!r}"
+        try:
+            data = os.read(self.fd, 4096)
+        except OSError:  # Linux's word for the end of a terminal
+            data = b""
+        self.all += data
+        self.shown += data
+        return data
+
+    def wait_until(self, holds: Callable[[], object], what: object) -> None:
         """Reads on until that is so."""
         until = time.monotonic() + DEADLINE
         while not holds():
-            assert select.select([self.fd], [], [], max(0, until - time.monotonic()))[0], \
-                f"{what!r} did not come: {self.shown!r}"
-            try:
-                data = os.read(self.fd, 4096)
-            except OSError:  # Linux's word for the end of a terminal
-                data = b""
+            data = self._read(until, what)
             assert data, f"it ended before {what!r}: {self.shown!r}"
-            self.all += data
-            self.shown += data
             if self.glass:
                 os.write(self.fd, self.glass.show(data.decode("ascii")).encode())
 
@@ -126,6 +132,11 @@ class Screen:
         """Until the screen has shown this, in what came since the last time."""
         self.wait_until(lambda: text.encode() in self.shown, text)
         self.shown = self.shown.partition(text.encode())[2]
+
+    def find(self, pattern: bytes) -> tuple[bytes, ...]:
+        """The groups of that pattern, once the screen has shown it."""
+        self.wait_until(lambda: re.search(pattern, self.shown, re.S), pattern)
+        return re.search(pattern, self.shown, re.S).groups()
 
     def resize(self, columns: int) -> None:
         """The window first, then its program is told, as terminals do it."""
@@ -135,15 +146,8 @@ class Screen:
 
     def end(self) -> int:
         """Reads on until it has ended; its exit status."""
-        while select.select([self.fd], [], [], DEADLINE)[0]:
-            try:
-                data = os.read(self.fd, 4096)
-            except OSError:
-                break
-            if not data:
-                break
-            self.all += data
-            self.shown += data
+        while self._read(time.monotonic() + DEADLINE, "its end"):
+            pass
         _, status, used = os.wait4(self.pid, 0)
         self.cpu = used.ru_utime + used.ru_stime
         return os.waitstatus_to_exitcode(status)

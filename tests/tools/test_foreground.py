@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import select
 import signal
 import socket
 import subprocess
@@ -14,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import BUILD, DEADLINE, ROOT
+from tests.harness import DEADLINE, Process
 from tests.output.terminal import Screen
+from tests.tools.running import FOREGROUND, make, run, wait_until
 
 pytestmark = pytest.mark.sources
 
@@ -28,9 +27,6 @@ def hang_ups_count():
     signal.signal(signal.SIGHUP, before)
 
 
-FOREGROUND = [sys.executable, "-IS", str(ROOT / "tests" / "tools" / "foreground.py")]
-
-
 @pytest.mark.parametrize("command, status", [
     ("exit 0", 0), ("exit 3", 3), ("exit 130", 130), ("kill -KILL $$", 137)])
 def test_the_status_is_the_programs(command, status):
@@ -38,9 +34,9 @@ def test_the_status_is_the_programs(command, status):
 
 
 def test_a_program_that_is_not_there_gets_one_line():
-    done = subprocess.run([*FOREGROUND, "build/no_such"], capture_output=True, text=True)
-    assert done.returncode == 127 and done.stdout == ""
-    assert done.stderr == "build/no_such: No such file or directory\n"
+    done = run([*FOREGROUND, "build/no_such"])
+    assert done.returncode == 127 and done.stdout == b""
+    assert done.stderr == b"build/no_such: No such file or directory\n"
 
 
 def _started(script: str, **how: object) -> subprocess.Popen[str]:
@@ -55,7 +51,7 @@ def _started(script: str, **how: object) -> subprocess.Popen[str]:
 def test_what_make_sends_ends_the_program(number):
     """A hang-up, too, comes as SIGTERM: the servers have no handler for SIGHUP."""
     script = ("import signal, sys\n"
-              f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
+              "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
               "print('ready', flush=True)\nsignal.pause()")
     # The tests may themselves have been started by nohup.
     process = _started(script, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
@@ -78,15 +74,9 @@ def test_what_is_ignored_stays_ignored():
     assert process.wait(DEADLINE) == 1
 
 
-def _make(*words: str) -> list[str]:
-    # As from a shell, not as from the make that runs these tests.
-    return ["/usr/bin/env", "-u", "MAKEFLAGS", "-u", "MFLAGS", "-u", "MAKELEVEL", "make", "-C",
-            str(ROOT), "--no-print-directory", f"BUILD={os.path.relpath(BUILD, ROOT)}", *words]
-
-
 def test_ctrl_c_in_a_server_started_by_make():
     for _ in range(5):
-        with Screen(_make("run-3", "ARGS=-e 0")) as screen:
+        with Screen(make("run-3", "ARGS=-e 0")) as screen:
             screen.wait_for("listen ")
             screen.type("\x03")
             ended = screen.end()
@@ -95,25 +85,18 @@ def test_ctrl_c_in_a_server_started_by_make():
         assert ended == -signal.SIGINT                    # make's own end, which a shell wants
 
 
-def _state(pid: int | str) -> str:
-    """R running, S asleep, T stopped, Z a zombie (proc(5))."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
 def test_the_program_is_gone_before_make_has_its_turn():
     """On a busy machine make may be the last to run. Here it is stopped meanwhile."""
-    with Screen(_make("run-3", "ARGS=-e 0")) as screen:
+    with Screen(make("run-3", "ARGS=-e 0")) as screen:
         screen.wait_for("listen ")
         os.kill(screen.pid, signal.SIGSTOP)
-        until = time.monotonic() + DEADLINE
-        while _state(screen.pid) != "T":                  # or SIGINT, the lower number, is first
-            assert time.monotonic() < until
-            time.sleep(0.001)
+        # Or SIGINT, the lower number, is first.
+        wait_until(lambda: Process(screen.pid).state() == "T", "make is stopped")
         children = Path(f"/proc/{screen.pid}/task/{screen.pid}/children").read_text().split()
         screen.type("\x03")
         screen.wait_for(" stats ")
         time.sleep(0.2)                                   # a window to look through
-        states = [_state(child) for child in children]
+        states = [Process(int(child)).state() for child in children]
         os.kill(screen.pid, signal.SIGCONT)
         assert screen.end() == -signal.SIGINT
     assert states in (["S"], ["R"])                       # and no zombie
@@ -121,7 +104,7 @@ def test_the_program_is_gone_before_make_has_its_turn():
 
 
 def test_ctrl_c_in_a_tool_is_no_error():
-    with Screen(_make("demo", "ARGS=--stages 3")) as screen:
+    with Screen(make("demo", "ARGS=--stages 3 --step 0.5")) as screen:
         screen.wait_for("asks: hello")
         screen.type("\x03")
         assert screen.end() == -signal.SIGINT
@@ -131,7 +114,7 @@ def test_ctrl_c_in_a_tool_is_no_error():
 
 def test_make_is_ended_and_so_is_the_server():
     """make hands SIGTERM on to its children, and nothing else."""
-    process = subprocess.Popen(_make("run-5", "ARGS=-e 0"), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(make("run-5", "ARGS=-e 0"), stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout
         while " listen " not in process.stdout.readline():
@@ -142,24 +125,6 @@ def test_make_is_ended_and_so_is_the_server():
         process.wait(DEADLINE)
 
 
-def _ended(pid: int) -> int:
-    """Waits until our child has ended; its exit status, or minus the signal that ended it."""
-    until = time.monotonic() + DEADLINE
-    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
-        assert time.monotonic() < until, "it did not end"
-        time.sleep(0.005)
-    return os.waitstatus_to_exitcode(ended[1])
-
-
-def _shown(screen: Screen, pattern: bytes) -> list[bytes]:
-    """The groups of that pattern, once the screen has shown it."""
-    until = time.monotonic() + DEADLINE
-    while not (found := re.search(pattern, screen.shown, re.S)):
-        assert select.select([screen.fd], [], [], max(0, until - time.monotonic()))[0], screen.shown
-        screen.shown += os.read(screen.fd, 4096)
-    return list(found.groups())
-
-
 SHELL = "/bin/sh"
 HUNG_UP = {"make leads the session": [], "a shell does": [SHELL, "-c", '"$@"; exit', SHELL],
            "nohup": [SHELL, "-c", 'trap "" HUP; "$@"; exit', SHELL]}
@@ -168,8 +133,8 @@ HUNG_UP = {"make leads the session": [], "a shell does": [SHELL, "-c", '"$@"; ex
 @pytest.mark.parametrize("how", HUNG_UP)
 def test_a_hang_up_ends_the_server_unless_it_is_to_stay(how):
     """The terminal goes: a window is closed, `ssh -t host make run-2` loses its connection."""
-    with Screen([*HUNG_UP[how], *_make("run-2", "ARGS=-g 0")]) as screen:
-        pid, port = map(int, _shown(screen, rb" pid=(\d+) .* address=\S+:(\d+)\r"))
+    with Screen([*HUNG_UP[how], *make("run-2", "ARGS=-g 0")]) as screen:
+        pid, port = map(int, screen.find(rb" pid=(\d+) .* address=\S+:(\d+)\r"))
         try:
             with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
                 heard = client.makefile("rb")
@@ -181,11 +146,9 @@ def test_a_hang_up_ends_the_server_unless_it_is_to_stay(how):
                     assert heard.readline() == b"still there? good\n"
                     os.kill(pid, signal.SIGTERM)
                 assert heard.read() == b"goodbye: the server stops\n"
-            _ended(screen.pid)
-            until = time.monotonic() + DEADLINE           # a shell does not wait for it
-            while Path(f"/proc/{pid}").exists():
-                assert time.monotonic() < until
-                time.sleep(0.005)
+            wait_until(lambda: os.waitpid(screen.pid, os.WNOHANG)[0], "it did not end")
+            # A shell does not wait for it.
+            wait_until(lambda: not Path(f"/proc/{pid}").exists(), "it did not end")
         except BaseException:
             os.kill(pid, signal.SIGKILL)
             raise
