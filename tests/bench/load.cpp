@@ -43,8 +43,6 @@ public:
             before_.push_back({pid, before});
         }
     }
-    Pin(const Pin&) = delete;
-    Pin& operator=(const Pin&) = delete;
     ~Pin() {
         for (const auto& [pid, set] : before_) ::sched_setaffinity(pid, sizeof set, &set);
     }

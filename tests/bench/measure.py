@@ -26,8 +26,9 @@ from tests.bench.programs import Running, count_instructions, loaded_size, time_
 from tests.bench.samples import Samples
 from tests.bench.settings import (BUSY, BY_EPOLL, BY_SELECT, FLOOR_OF, LABELS, SERVERS, SLEEPING,
                                   STALLS, Setting)
-from tests.bench.show import Progress
+from tests.bench.show import progress
 from tests.compare.lessons import calls
+from tests.output.figures import duration
 
 
 class Step(NamedTuple):
@@ -201,11 +202,13 @@ class Bench:
 
     def run(self, only: str = "") -> None:
         steps = [step for step in self.steps() if re.search(only, step.title)]
-        progress = Progress([step.title for step in steps], [step.seconds for step in steps])
+        began = time.monotonic()
         for i, step in enumerate(steps):
-            progress.at(i)
-            began = time.monotonic()
+            past, left = (sum(each.seconds for each in part) for part in (steps[:i], steps[i:]))
+            now = time.monotonic()
+            pace = (now - began) / past if past > 10 else 1.0
+            progress(f"[{i + 1:2}/{len(steps)}] {step.title}  (about {duration(left * pace)} left)")
             step.run()
             self.took.append({"step": step.title, "expected": step.seconds,
-                              "seconds": time.monotonic() - began})
-        progress.done()
+                              "seconds": time.monotonic() - now})
+        progress(f"measured in {duration(time.monotonic() - began)}", end="\n")

@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import math
 import sys
-import time
-from typing import Any, Sequence
+from typing import Any
 
 from tests import output
-from tests.output.figures import duration, number
+from tests.output.figures import number
 
 
-class Progress:
-    """One line that is written over on a terminal; a line each step in a pipe."""
-
-    def __init__(self, titles: Sequence[str], seconds: Sequence[float]) -> None:
-        self.titles, self.seconds = titles, seconds
-        self.began = time.monotonic()
-        self.live = output.styled(sys.stderr)
-
-    def at(self, step: int) -> None:
-        past, left = sum(self.seconds[:step]), sum(self.seconds[step:])
-        pace = (time.monotonic() - self.began) / past if past > 10 else 1.0
-        self._show(f"[{step + 1:2}/{len(self.titles)}] {self.titles[step]}"
-                   f"  (about {duration(left * pace)} left)")
-
-    def done(self) -> None:
-        self._show(f"measured in {duration(time.monotonic() - self.began)}")
-        if self.live:
-            print(file=sys.stderr)
-
-    def _show(self, text: str) -> None:
-        if self.live:
-            print(f"\r\x1b[K{text[:100]}", end="", file=sys.stderr, flush=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
+def progress(text: str, end: str = "") -> None:
+    """One line that is written over on a terminal; a line of its own in a pipe."""
+    if output.styled(sys.stderr):
+        print(f"\r\x1b[K{text[:100]}", end=end, file=sys.stderr, flush=True)
+    else:
+        print(text, file=sys.stderr, flush=True)
 
 
 def show(results: dict[str, Any]) -> None:

@@ -140,9 +140,10 @@ public:
         own_cpu_ += own_cpu;
         if (after.cpu < 0) return;
         cpu_ += after.cpu - before.cpu;
-        voluntary_ += after.voluntary - before.voluntary;
-        involuntary_ += after.involuntary - before.involuntary;
-        tells_switches_ = after.voluntary >= 0;
+        if (after.voluntary >= 0) {
+            voluntary_ = std::max(voluntary_, 0LL) + after.voluntary - before.voluntary;
+            involuntary_ = std::max(involuntary_, 0LL) + after.involuntary - before.involuntary;
+        }
         // Zero: not measured. No message came through in a slice that was too short, or a machine
         // that was held up itself charged nothing for it.
         const auto spent = static_cast<double>(after.cpu - before.cpu);
@@ -175,8 +176,7 @@ public:
      "memory": {"resident": %s, "own": %s, "own_before": %s, "own_with_silent": %s,
       "per_silent": %s},
      "load_busy": %.3f})",
-              known(tells_switches_ ? voluntary_ : -1).c_str(),
-              known(tells_switches_ ? involuntary_ : -1).c_str(),
+              known(voluntary_).c_str(), known(involuntary_).c_str(),
               known(memory(named.pid, "status", "VmRSS:")).c_str(),
               known(own_memory(named.pid)).c_str(), known(memory_before).c_str(),
               known(memory_with_silent).c_str(),
@@ -209,8 +209,7 @@ private:
     std::vector<double> per_message_{};  // the server's CPU time, slice by slice
     Count messages_ = 0;
     Nanoseconds wall_ = 0, own_cpu_ = 0, cpu_ = 0;
-    long long voluntary_ = 0, involuntary_ = 0;
-    bool tells_switches_ = false;
+    long long voluntary_ = -1, involuntary_ = -1;
 };
 
 }  // namespace load

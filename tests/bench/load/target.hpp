@@ -215,10 +215,7 @@ protected:
 
 private:
     /// A moment in which the server can do what it still has to, and go to sleep.
-    static void settle() {
-        const timespec moment{0, 300'000};
-        ::nanosleep(&moment, nullptr);
-    }
+    static void settle() { ::usleep(300); }
 
     bool counting_ = false;
     Count answered_ = 0;
