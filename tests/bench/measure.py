@@ -22,7 +22,8 @@ from functools import partial
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 from tests import harness
-from tests.bench.programs import Running, count_instructions, loaded_size, time_to_start
+from tests.bench.programs import (Running, Unusable, count_instructions, loaded_size,
+                                  time_to_start)
 from tests.bench.samples import Samples
 from tests.bench.settings import (BUSY, BY_EPOLL, BY_SELECT, FLOOR_OF, LABELS, SERVERS, SLEEPING,
                                   STALLS, Setting)
@@ -176,7 +177,10 @@ class Bench:
             self.lacks("valgrind is not there: instructions were not counted")
             return
         for name in BY_EPOLL if self.quick else ("1", *SLEEPING):
-            self.figures["instructions"][name] = count_instructions(valgrind, name)
+            try:
+                self.figures["instructions"][name] = count_instructions(valgrind, name)
+            except (Unusable, harness.Late) as wrong:
+                self.lacks(f"instructions of {LABELS[name]} were not counted: {wrong}")
 
     def steps(self) -> Iterator[Step]:
         unit = self.scale

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
-from tests.harness import BUILD, LOOPBACK, Late, Server, Variant, variants
+from tests.harness import BUILD, LOOPBACK, Server, Variant, variants
 
 VALGRIND = ("--tool=callgrind", "--callgrind-out-file=/dev/null")
 
@@ -119,7 +119,7 @@ def loaded_size(program: Path) -> Optional[int]:
     return int(found[1]) + int(found[2]) if found else None
 
 
-def count_instructions(valgrind: str, name: str) -> Optional[float]:
+def count_instructions(valgrind: str, name: str) -> float:
     """Instructions in user space for one message on one connection: the difference between two
     runs, so that what starting and stopping takes drops out."""
     own, runs = variants(name)[0], []
@@ -127,16 +127,15 @@ def count_instructions(valgrind: str, name: str) -> Optional[float]:
                      arguments=(*VALGRIND, str(own.program), *own.arguments))
     for seconds in (0.1, 0.5):
         with Running([]) as servers:
-            try:
-                server = Server(inside, ("echo",), ["-q"])
-                servers.add(name, server)
-                messages = servers.load("-w", 0, "-t", seconds)[name]["messages"]
-                server.stop()
-            except (Unusable, Late):
-                return None
+            server = Server(inside, ("echo",), ["-q"])
+            servers.add(name, server)
+            messages = servers.load("-w", 0, "-t", seconds)[name]["messages"]
+            server.stop()
             counted = re.search(r"Collected : (\d+)", server.stderr())
         if not counted:
-            return None
+            raise Unusable("valgrind has counted nothing" + server.tail())
         runs.append((messages, int(counted[1])))
     (few, less), (many, more) = runs
-    return (more - less) / (many - few) if many > few else None
+    if many <= few:
+        raise Unusable(f"{few} messages in the short run, and {many} in the long one")
+    return (more - less) / (many - few)

@@ -194,8 +194,10 @@ private:
     void hear(std::size_t index) {
         Connection &speaker = connections_[0], &member = connections_[index];
         const Count length = heard_->period(), before = member.received / length;
-        const Count lines = index == 0 ? 0 : speaker.to_send / options_.bytes;
-        receive(index, *heard_, lines * length);
+        if (index == 0)
+            fail(1, "%s: the speaker was told something: '%.60s'", name(),
+                 expect_lines(speaker.fd, 1).c_str());
+        receive(index, *heard_, speaker.to_send / options_.bytes * length);
         for (Count n = before; n < member.received / length; ++n) {
             const auto i = static_cast<std::size_t>(n - lines_done_);  // which of those under way
             count_answer(speaker.left[i]);
