@@ -136,6 +136,6 @@ def count_instructions(valgrind: str, name: str) -> float:
             raise Unusable("valgrind has counted nothing" + server.tail())
         runs.append((messages, int(counted[1])))
     (few, less), (many, more) = runs
-    if many <= few:
-        raise Unusable(f"{few} messages in the short run, and {many} in the long one")
+    if abs(many - few) < 100:              # on a busy machine, the short run may have had more
+        raise Unusable(f"{few} messages in one run, {many} in the other: too alike")
     return (more - less) / (many - few)
