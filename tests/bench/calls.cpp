@@ -192,24 +192,20 @@ private:
     }
 
     void accepts() {
-        std::vector<int> theirs, ours;
-        const auto nobody = [&](int) {
+        std::vector<int> opened;
+        row("accept", "nobody waits: EAGAIN", [&](int) {
             expect(::accept(listener_, nullptr, nullptr) < 0 && errno == EAGAIN, "EAGAIN");
-        };
-        const auto somebody = [&](int) {
-            ours.push_back(must("accept", ::accept(listener_, nullptr, nullptr)));
+        });
+        const auto accept = [&](int) {
+            opened.push_back(must("accept", ::accept(listener_, nullptr, nullptr)));
         };
         const auto come = [&] {
-            for (int i = 0; i < batch; ++i) theirs.push_back(connect_to_listener());
+            for (int i = 0; i < batch; ++i) opened.push_back(connect_to_listener());
         };
-        const auto leave = [&] {
-            for (const int fd : theirs) ::close(fd);
-            for (const int fd : ours) ::close(fd);
-            theirs.clear();
-            ours.clear();
-        };
-        row("accept", "nobody waits: EAGAIN", nobody);
-        row("accept", "somebody is there", somebody, come, leave);
+        row("accept", "somebody is there", accept, come, [&] {
+            for (const int fd : opened) ::close(fd);
+            opened.clear();
+        });
     }
 
     /// What it takes to change epoll's list.
@@ -241,41 +237,31 @@ private:
     /// Waits that need not sleep: one descriptor is ready, of those watched.
     void waits() {
         transmit(one_.theirs, 64);
-        for (const int others : {0, crowd}) {
-            const std::string when = "one is ready, of " + std::to_string(others + 1);
-            select_among(others, when);
-            poll_among(others, when);
-            const double wait = epoll_among(others, when);
-            if (others == 0) message_ += wait;
-        }
+        std::vector<int> watched{one_.ours};
+        message_ += waits_among(watched);
+        for (int i = 0; i < crowd; ++i) watched.push_back(fd(i));
+        waits_among(watched);
     }
 
-    void select_among(int others, const std::string& when) {
-        expect(std::max(one_.ours, fd(crowd - 1)) < FD_SETSIZE, "within an fd_set");
+    /// What epoll_wait() takes.
+    double waits_among(const std::vector<int>& watched) {
+        const std::string when = "one is ready, of " + std::to_string(watched.size());
+        const int highest = *std::max_element(watched.begin(), watched.end());
+        expect(highest < FD_SETSIZE, "within an fd_set");
         row("select", when, [&](int) {
             fd_set reads;  // rebuilt for each call: that is part of it
             FD_ZERO(&reads);
-            FD_SET(one_.ours, &reads);
-            int highest = one_.ours;
-            for (int i = 0; i < others; ++i) {
-                FD_SET(fd(i), &reads);
-                highest = std::max(highest, fd(i));
-            }
+            for (const int fd : watched) FD_SET(fd, &reads);
             expect(::select(highest + 1, &reads, nullptr, nullptr, nullptr) == 1, "one is ready");
         });
-    }
 
-    void poll_among(int others, const std::string& when) {
-        std::vector<pollfd> watched{{one_.ours, POLLIN, 0}};
-        for (int i = 0; i < others; ++i) watched.push_back({fd(i), POLLIN, 0});
+        std::vector<pollfd> polled;
+        for (const int fd : watched) polled.push_back({fd, POLLIN, 0});
         row("poll", when,
-            [&](int) { expect(::poll(watched.data(), watched.size(), -1) == 1, "one is ready"); });
-    }
+            [&](int) { expect(::poll(polled.data(), polled.size(), -1) == 1, "one is ready"); });
 
-    double epoll_among(int others, const std::string& when) {
         const int list = must("epoll_create1", ::epoll_create1(0));
-        change(list, EPOLL_CTL_ADD, one_.ours, EPOLLIN);
-        for (int i = 0; i < others; ++i) change(list, EPOLL_CTL_ADD, fd(i), EPOLLIN);
+        for (const int fd : watched) change(list, EPOLL_CTL_ADD, fd, EPOLLIN);
         epoll_event ready[16];
         const double cost = row("epoll_wait", when, [&](int) {
             expect(::epoll_wait(list, ready, 16, -1) == 1, "one is ready");
@@ -295,16 +281,15 @@ private:
     std::vector<Connection> silent_;
 };
 
+/// On the last CPU that we may run on.
 void pin() {
-    cpu_set_t allowed, last;
-    CPU_ZERO(&last);
+    cpu_set_t allowed, only;
     if (::sched_getaffinity(0, sizeof allowed, &allowed) < 0) return;
-    for (int cpu = CPU_SETSIZE - 1; cpu >= 0; --cpu)
-        if (CPU_ISSET(cpu, &allowed)) {
-            CPU_SET(cpu, &last);
-            break;
-        }
-    ::sched_setaffinity(0, sizeof last, &last);
+    int last = CPU_SETSIZE - 1;
+    while (last > 0 && !CPU_ISSET(last, &allowed)) --last;
+    CPU_ZERO(&only);
+    CPU_SET(last, &only);
+    ::sched_setaffinity(0, sizeof only, &only);
 }
 
 [[noreturn]] void usage(int status) {
