@@ -6,7 +6,7 @@ import math
 from typing import Any, Iterator, Mapping, Optional, Sequence
 
 from tests.bench.samples import median
-from tests.bench.settings import BY_EPOLL, LABELS, RIVAL_AIMS, SERVERS, SLEEPING
+from tests.bench.settings import BY_EPOLL, LABELS, RIVAL_AIMS, SLEEPING
 
 
 def aim(text: str, wanted: str, figure: float, met: bool, shown: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Iterator
 
 from tests.compare.timeline import STYLE as TIMELINE, timeline
-from tests.output.html import Line, Markup, chart, document, element, link, markup, scroll, table
+from tests.output.html import Line, Markup, chart, document, element, link, markup, table
 
 Record = dict[str, Any]
 
