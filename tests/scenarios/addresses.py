@@ -8,8 +8,7 @@ from tests.scenarios import scenario
 
 
 @scenario("IPv6: does it serve on ::1?", expect={
-    "all": {"address": "[::1]", "peer": "[::1]", "back": "hello\n"},
-})
+    "all": {"address": "[::1]", "peer": "[::1]", "back": "hello\n"}})
 def ipv6(run):
     try:
         with socket.socket(socket.AF_INET6) as probe:
@@ -26,8 +25,7 @@ def ipv6(run):
 
 @scenario("Without ports: does it listen on its own three, so that all stages fit side by side?",
           services=(), expect={
-    "all": {"echo": True, "greet": True, "chat": True},
-})
+    "all": {"echo": True, "greet": True, "chat": True}})
 def default_ports(run):
     host = own_host()                  # somebody may be running the stages right now
     server = run.start(args=["-a", host])
@@ -41,8 +39,7 @@ def default_ports(run):
 @scenario("Are the listeners those asked for, in that order, and none exposed unasked?",
           services=("chat", "echo", "chat"), expect={
     "all": {"services": ["chat", "echo", "chat"], "hosts": ["127.0.0.1"],
-              "first_answers": "* you are guest-1, alone here\n"},
-})
+              "first_answers": "* you are guest-1, alone here\n"}})
 def ports_asked_for(run):
     listening = run.server.listening()
     return {"services": [event["service"] for event in listening],
@@ -53,8 +50,7 @@ def ports_asked_for(run):
 @scenario("Can the port be had again at once, with a connection in TIME_WAIT?",
           services=("greet",), expect={
     "all": {"connections_in_time_wait": at_least(1), "same_port": True,
-      "serves": "welcome"},
-})
+      "serves": "welcome"}})
 def restart(run):
     here = ["-a", own_host()]          # no client of somebody else's can get the port in between
     server = run.start(args=here)

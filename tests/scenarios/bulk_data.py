@@ -15,8 +15,7 @@ def _same(one, other):
 
 
 @scenario("8 MiB through echo, read while they are sent: do they come back the same?", expect={
-    "all": {"same": True, "bytes_in": 8 << 20, "bytes_out": 8 << 20},
-})
+    "all": {"same": True, "bytes_in": 8 << 20, "bytes_out": 8 << 20}})
 def echo_8_mib(run):
     data = run.random.randbytes(8 * MEBIBYTE)
     a = run.connect()
@@ -37,8 +36,7 @@ def _more_than_the_kernel_holds():
 
 @scenario("Some MiB each way for a client that reads only when it can send no more", expect={
     "all": {"same": True, "short_sends": at_least(1)},
-    "1": {"short_sends": 0},  # a blocking send() sleeps until all is taken
-})
+    "1": {"short_sends": 0}})  # a blocking send() sleeps until all is taken
 def echo_late_reader(run):
     data = run.random.randbytes(_more_than_the_kernel_holds())
     a = run.connect(rcvbuf=32 * 1024, mss=1400)
@@ -48,8 +46,7 @@ def echo_late_reader(run):
 
 
 @scenario("Half-close with 1 MiB in flight: does all of it come back before the end?", expect={
-    "all": {"same": True, "ended": "eof", "reason": "eof"},
-})
+    "all": {"same": True, "ended": "eof", "reason": "eof"}})
 def half_close(run):
     data = run.random.randbytes(MEBIBYTE)
     a = run.connect()
@@ -61,8 +58,7 @@ def half_close(run):
           expect={
     "all": {"same": True, "ended": "eof", "reason": "eof",
             "queued_when_the_half_close_was_seen": True},
-    "1": {"queued_when_the_half_close_was_seen": False},  # it is asleep in send()
-})
+    "1": {"queued_when_the_half_close_was_seen": False}})  # it is asleep in send()
 def half_close_queued(run):
     data = run.random.randbytes(_more_than_the_kernel_holds())
     a = run.connect(rcvbuf=16 * 1024, mss=1400)
@@ -92,8 +88,7 @@ def half_close_queued(run):
 
 @scenario("10,000 lines to greet, sent without waiting for an answer, then half-close",
           services=("greet",), expect={
-    "all": {"same": True, "ended": "eof", "welcomed": True},
-})
+    "all": {"same": True, "ended": "eof", "welcomed": True}})
 def greet_pipelined(run):
     lines = [f"line {i} {'x' * (i % 50)}" for i in range(10000)]
     a = run.connect(rcvbuf=32 * 1024, mss=1400)
@@ -105,8 +100,7 @@ def greet_pipelined(run):
 
 @scenario("Is a client answered while another sends and receives megabytes?",
           not_for={"1": "the second client is not answered while the first is there"}, expect={
-    "all": {"right_answers": 20, "same": True},
-})
+    "all": {"right_answers": 20, "same": True}})
 def beside_bulk(run):
     data = run.random.randbytes(4 * MEBIBYTE)
     bulk, a = run.crowd(2)
@@ -122,8 +116,7 @@ def beside_bulk(run):
 @scenario("One client sends without pause: do ten others get their turn?", not_for=ALONE, expect={
     "all": {"right_answers": 200, "flooded": True, "most_reads_of_one_client_a_round": 1,
             "longest_read": at_most(16384)},
-    "2": {"most_reads_of_one_client_a_round": None},
-})
+    "2": {"most_reads_of_one_client_a_round": None}})
 def flooder(run):
     server = run.server
     flood, others = run.connect(name="flood"), run.crowd(10)

@@ -16,8 +16,7 @@ def _difference(after, before):
 @scenario("May a call on a socket sleep, and may the end of an answer be kept back (Nagle)?",
           expect={
     "all": {"listener_may_sleep": False, "client_may_sleep": False, "kept_back": False},
-    "1": {"listener_may_sleep": True, "client_may_sleep": True},
-})
+    "1": {"listener_may_sleep": True, "client_may_sleep": True}})
 def socket_flags(run):
     a = run.connect()
     a.exchange(b"hello\n")
@@ -35,8 +34,7 @@ def socket_flags(run):
     "all": {"waits": 1.0, "ready": 1.0, "watch": 0.0, "recv": 1.0, "send": 1.0,
             "would_block": 0.0},
     "1": {"waits": 0.0, "ready": 0.0},
-    "2": {"waits": 0.0, "ready": 0.0, "recv": at_least(1), "would_block": at_least(0.5)},
-})
+    "2": {"waits": 0.0, "ready": 0.0, "recv": at_least(1), "would_block": at_least(0.5)}})
 def message_cost(run):
     a = run.connect()
     a.exchange(b"hello\n")
@@ -59,8 +57,7 @@ def message_cost(run):
           "scanned_per_watched": None, "scanned_per_ready": None},
     "2": {"accepts_that_brought_nobody": at_least(3), "scanned_per_watched": None,
           "scanned_per_ready": None},
-    "5 6-epoll": {"scanned_per_watched": at_most(1.5), "scanned_per_ready": 2.0},
-})
+    "5 6-epoll": {"scanned_per_watched": at_most(1.5), "scanned_per_ready": 2.0}})
 def counters(run):
     crowd = run.crowd(3)
     welcomed = run.answers(crowd)
@@ -91,8 +88,7 @@ def counters(run):
     # All that are ready are served before the next wait.
     "all": {"served": 10, "waits": 1},
     "1": {"served": 1, "waits": 0},
-    "2": {"waits": 0},
-})
+    "2": {"waits": 0}})
 def one_round(run):
     crowd = run.crowd(10)
     crowd.send(lambda i: b"hello\n")
@@ -116,8 +112,7 @@ def one_round(run):
 @scenario("How long does stage 1 sleep, and in which call?", expect={
     "all": {"wait": at_least(2), "recv": 0},
     "1": {"wait": 0, "recv": at_least(2)},
-    "2": {"wait": 0},
-})
+    "2": {"wait": 0}})
 def sleeping(run):
     a = run.connect()
     time.sleep(0.1)                                # so long nobody says anything
@@ -136,8 +131,7 @@ def sleeping(run):
 @scenario("-t: does a wait end when its time is over?", expect={
     "all": {"shortest": at_least(0.05), "longest": at_most(5), "nothing_on": True,
             "says_that_it_has_no_wait": False, "serves": "hello\n"},
-    "1-2": {"shortest": None, "longest": None, "says_that_it_has_no_wait": True},
-})
+    "1-2": {"shortest": None, "longest": None, "says_that_it_has_no_wait": True}})
 def time_limit(run):
     server = run.start(args=["-t", "0.05"])
 
@@ -157,8 +151,7 @@ def time_limit(run):
 
 
 @scenario("No -t: does a wait ever end with nothing ready?", expect={
-    "all": {"ended_for_nothing": 0},
-})
+    "all": {"ended_for_nothing": 0}})
 def no_time_limit(run):
     run.connect().exchange(b"hello\n")
     time.sleep(0.1)                                # a window to look through

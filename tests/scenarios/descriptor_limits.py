@@ -50,8 +50,7 @@ def _while_full(server):
             "insiders_not_served": 0},
     "1": {"inside": 1, "insiders_answered": 1, "says_so": False},
     "2": {"asleep_while_full": False},
-    EPOLL: {"inside": 9, "insiders_answered": 9},  # epoll has a descriptor of its own
-})
+    EPOLL: {"inside": 9, "insiders_answered": 9}})  # epoll has a descriptor of its own
 def sixteen_descriptors(run):
     count = 60
     server = run.start(nofile=(16, 16))
@@ -80,8 +79,7 @@ def sixteen_descriptors(run):
 @scenario("32 descriptors, 60 clients, and the room empties at once, again and again", expect={
     "all": {"room": 26, "served_in_the_end": 60},
     "1": {"room": 1},
-    EPOLL: {"room": 25},
-})
+    EPOLL: {"room": 25}})
 def thirty_two_descriptors(run):
     count = 60
     server = run.start(nofile=(32, 32))
@@ -109,8 +107,7 @@ def thirty_two_descriptors(run):
             "accepts_while_full": 0, "asleep_while_full": True, "cpu_share_while_full": anything,
             "served_in_the_end": 24},
     "2": {"both_were_ready": None, "asleep_while_full": False},
-    EPOLL: {"inside": 8},
-})
+    EPOLL: {"inside": 8}})
 def two_listeners_run_out(run):
     server = run.start(nofile=(16, 16))
     ours = {event["fd"] for event in server.listening()}
@@ -147,8 +144,7 @@ def two_listeners_run_out(run):
             "waits_while_full": at_most(5), "accepts_while_full": at_most(2),
             # It may be awake just then to try again.
             "asleep_while_full": anything, "cpu_share_while_full": anything,
-            "answer_in_the_end": "hello\n", "still_there": True},
-})
+            "answer_in_the_end": "hello\n", "still_there": True}})
 def no_room_at_all(run):
     server = run.server
     soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
@@ -174,8 +170,7 @@ def no_room_at_all(run):
 @scenario("So few descriptors that it can hardly start: does it say so?", services=("echo",),
           expect={
     "all": {"4": GIVES_UP, "5": GIVES_UP, "6": "no room", "7": "serves", "8": "serves"},
-    EPOLL: {"6": GIVES_UP, "7": "no room"},
-})
+    EPOLL: {"6": GIVES_UP, "7": "no room"}})
 def limits_at_the_start(run):
     outcomes = {}
     for limit in range(4, 9):
@@ -201,8 +196,7 @@ def limits_at_the_start(run):
 
 @scenario("A soft limit of five descriptors, and a hard one of more: does it start?",
           not_for={"1": "it does not raise its limit: it has but one client"}, expect={
-    "all": {"back": "hello\n"},
-})
+    "all": {"back": "hello\n"}})
 def five_descriptors(run):
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     run.start(nofile=(5, hard))
@@ -215,8 +209,7 @@ def _served(clients):
 
 @scenario("The limit of descriptors is raised while it runs: who gets in?", not_for=ALONE, expect={
     "all": {"served": True, "inside_at_first": at_least(5), "reasons": []},
-    "3 6-select": {"reasons": ["EMFILE"]},
-})
+    "3 6-select": {"reasons": ["EMFILE"]}})
 def limit_raised(run):
     """Beyond select()'s FD_SETSIZE, too: 1,024 of them."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -246,8 +239,7 @@ def limit_raised(run):
 @scenario("The limit of descriptors is lowered below what it has: is anybody served?",
           not_for=ALONE, expect={
     "all": {"served": 50, "reasons": {}},
-    "4 6-poll": {"reasons": {"EMFILE": between(20, 25)}},
-})
+    "4 6-poll": {"reasons": {"EMFILE": between(20, 25)}}})
 def limit_lowered(run):
     server = run.server
     crowd = run.crowd(50)

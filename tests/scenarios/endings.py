@@ -11,8 +11,7 @@ LINGER_TIME = 5                        # seconds, say the servers (calls.hpp)
           services=("greet",), expect={
     "all": {
         name: {"welcome": True, "all": True, "ended": "eof", "reason": reason}
-        for name, reason in (("q", "quit"), ("too_long", "line_too_long"))},
-})
+        for name, reason in (("q", "quit"), ("too_long", "line_too_long"))}})
 def last_answers(run):
     server = run.start(args=["-v"])
     lines = b"".join(b"%d\n" % i for i in range(10000))
@@ -48,8 +47,7 @@ def last_answers(run):
         "sends_on": {"reason": "quit", "not_before": True}},
     "2-6": {"mute_and_ended": {"reason": "slow_reader", "not_before": True}},
     "1": {"others_served": 0, "mute": {"reason": one_of("slow_reader", "quit"),
-                                       "not_before": True}},
-})
+                                       "not_before": True}}})
 def lingers(run):
     """Each with a server of its own: in stage 1 they would have to wait for each other."""
     def fill(client, server):          # until the answers do not fit into the kernel, by far

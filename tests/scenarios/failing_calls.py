@@ -16,8 +16,7 @@ NO_EPOLL = "it has no epoll"
         # These are over by the next round, and no reason to pause.
         **{fault: ["hello\n", [], False] for fault in
            ("ECONNABORTED", "EPROTO", "ENETDOWN", "EHOSTUNREACH", "EHOSTDOWN", "ENONET",
-            "EOPNOTSUPP", "EPERM", "EINTR", "EAGAIN")}},
-})
+            "EOPNOTSUPP", "EPERM", "EINTR", "EAGAIN")}}})
 def accept_fails_once(run):
     faults = ("ENFILE", "ENOBUFS", "ENOMEM", "EPERM", "ECONNABORTED", "EPROTO", "ENETDOWN",
               "EHOSTUNREACH", "EHOSTDOWN", "ENONET", "EOPNOTSUPP", "EINTR", "EAGAIN")
@@ -39,8 +38,7 @@ def accept_fails_once(run):
                     "within_a_second": True} for fault in ("ENFILE", "ENOMEM")},
     "1-2": {fault: {"inside": "hello\n", "answered_inside": 20, "outside": False,
                     "calls_in_vain": at_most(5), "waits": 0, "status": 0,
-                    "within_a_second": True} for fault in ("ENFILE", "ENOMEM")},
-})
+                    "within_a_second": True} for fault in ("ENFILE", "ENOMEM")}})
 def accept_fails_for_good(run):
     result = {}
     for fault in ("ENFILE", "ENOMEM"):
@@ -86,8 +84,7 @@ def _talk(run, faults, size=20000):
 
 @scenario("EINTR from every other call: does everything come through all the same?", expect={
     "all": {"echo": True, "greet": True, "ended": ["eof", "eof"],
-        "serves_on": "hello\n", "stops": [0, 0]},
-})
+        "serves_on": "hello\n", "stops": [0, 0]}})
 def interrupted_calls(run):
     return _talk(run, "accept EINTR 2 0 99999, recv EINTR 2 0 99999, send EINTR 2 0 99999, "
                       "wait EINTR 2 0 99999, close EINTR 2 0 99999")
@@ -96,16 +93,14 @@ def interrupted_calls(run):
 @scenario("One byte at a time is received, and one byte sent: does everything come through?",
           expect={
     "all": {"echo": True, "greet": True, "ended": ["eof", "eof"],
-        "serves_on": "hello\n", "stops": [0, 0]},
-})
+        "serves_on": "hello\n", "stops": [0, 0]}})
 def one_byte_calls(run):
     return _talk(run, "recv one 1 0 9999999, send one 1 0 9999999", size=2000)
 
 
 @scenario("Ready, and yet EAGAIN from every other call: does everything come through?", expect={
     "all": {"echo": True, "greet": True, "ended": ["eof", "eof"],
-        "serves_on": "hello\n", "stops": [0, 0]},
-})
+        "serves_on": "hello\n", "stops": [0, 0]}})
 def ready_in_vain(run):
     return _talk(run, "accept EAGAIN 2 0 99999, recv EAGAIN 2 0 99999, send EAGAIN 2 0 99999")
 
@@ -115,8 +110,7 @@ def ready_in_vain(run):
     "all": {
         f"{call} {fault}": ["hello\n", "hello\n", ended, fault, "still here?\n"]
         for call, ended in (("recv", "reset"), ("send", "eof"))      # unread bytes: a reset
-        for fault in ("ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENOBUFS", "EPIPE", "EIO")},
-})
+        for fault in ("ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENOBUFS", "EPIPE", "EIO")}})
 def one_client_fails(run):
     result = {}
     for call in ("recv", "send"):
@@ -135,8 +129,7 @@ def one_client_fails(run):
 @scenario("The wait itself fails for lack of memory: does the server live on?",
           not_for={"1-2": "there is no wait"}, expect={
     "all": {"back": "hello\n", "failures": 1, "serves_on": "hello\n",
-         "waits_when_it_lasts": between(1, 5), "stops": 0},
-})
+         "waits_when_it_lasts": between(1, 5), "stops": 0}})
 def wait_fails(run):
     server = run.start(faults="wait ENOMEM 1 1 1")
     a = run.connect()
@@ -160,8 +153,7 @@ def _watching(server):
 @scenario("epoll_ctl() refuses a newcomer: does only that one have to go?",
           not_for={"1-4 6-select 6-poll": NO_EPOLL}, expect={
     "all": {fault: ["hello\n", "", "eof", fault, "hello\n", 4]
-            for fault in ("ENOMEM", "ENOSPC")},
-})
+            for fault in ("ENOMEM", "ENOSPC")}})
 def refused_watch(run):
     result = {}
     for fault in ("ENOMEM", "ENOSPC"):
@@ -180,8 +172,7 @@ def refused_watch(run):
 @scenario("epoll_ctl() refuses to watch a client for writing: who has to go, and who comes next?",
           not_for={"1-4 6-select 6-poll": NO_EPOLL}, expect={
     "all": {"reason": "ENOMEM", "inside": "again\n", "next": "hello\n",
-             "same_number": True, "watching": 4},
-})
+             "same_number": True, "watching": 4}})
 def refused_change(run):
     server = run.start(faults="epoll_mod ENOMEM 1 0 1")
     a, mute = run.connect(), run.connect(rcvbuf=16384, mss=1400)
@@ -199,8 +190,7 @@ def refused_change(run):
 
 @scenario("epoll_ctl() refuses to watch the listeners again after a pause: does it try later?",
           not_for={"1-4 6-select 6-poll": NO_EPOLL}, expect={
-    "all": {"first": "hello\n", "second": "hello\n", "still_there": True},
-})
+    "all": {"first": "hello\n", "second": "hello\n", "still_there": True}})
 def refused_listener(run):
     server = run.start(faults="accept ENFILE 1 1 1, epoll_add ENOMEM 1 3 1")
     a = run.connect()
@@ -215,8 +205,7 @@ def refused_listener(run):
 @scenario("What cannot be had at the start is said in one line", expect={
     "all": {fault: [1, 1] for fault in
             ("pipe EMFILE", "socket ENFILE", "socket ENOBUFS", "listen EADDRINUSE")},
-    EPOLL: {fault: [1, 1] for fault in ("epoll_create1 ENOMEM", "epoll_add ENOMEM")},
-})
+    EPOLL: {fault: [1, 1] for fault in ("epoll_create1 ENOMEM", "epoll_add ENOMEM")}})
 def faults_at_the_start(run):
     outcomes = {}
     faults = ["pipe EMFILE", "socket ENFILE", "listen EADDRINUSE", "socket ENOBUFS"]

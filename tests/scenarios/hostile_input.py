@@ -23,8 +23,7 @@ def _raw_control(text, allowed=b"\n"):
           services=("echo", "greet", "chat"), expect={
     "all": {
         service: {"control_bytes": 0, "beyond_ascii": 0, "forged_lines": 0, "received": True}
-        for service in ("echo", "greet", "chat")},
-})
+        for service in ("echo", "greet", "chat")}})
 def harm_to_the_narration(run):
     result = {}
     for service in ("echo", "greet", "chat"):
@@ -47,8 +46,7 @@ def harm_to_the_narration(run):
           services=("chat",),
           not_for={"1": "a second member gets in only when the first has left"}, expect={
     "all": {"as_the_model_says": True, "control_bytes": 0, "c1_controls": 0,
-              "invalid_utf8": 0},
-})
+              "invalid_utf8": 0}})
 def harm_to_members(run):
     a, b = run.connect(), run.connect()
     a.recv_lines(2), b.recv_line()
@@ -68,8 +66,7 @@ def harm_to_members(run):
 
 @scenario("100,000 empty lines: are all answered, and is anybody bothered?",
           services=("greet", "chat"), expect={
-    "all": {"answers": True, "in_the_chat": "* here: guest-1\n"},
-})
+    "all": {"answers": True, "in_the_chat": "* here: guest-1\n"}})
 def newlines_100000(run):
     count = 100000
     server = run.start("greet", args=["-q"])
@@ -94,8 +91,7 @@ def newlines_100000(run):
             "anna ", " anna", "anna\0", "\u0430nna", "anna\u200b", "anna:", "*", "* anna",
             "\u202eanna", "anna\x1b[0m", "anna\tx")},
         "here": "* here: anna, guest-2\n", "left": "* anna leaves\n",
-        "free_again": "* guest-2 is now anna\n"},
-})
+        "free_again": "* guest-2 is now anna\n"}})
 def false_names(run):
     anna, b = run.connect(name="anna"), run.connect()
     anna.recv_lines(2), b.recv_line()
@@ -119,8 +115,7 @@ def false_names(run):
     "all": {
         "told_or_reset": True, "reason": "line_too_long",
         "others_hear": "* guest-1 leaves\n", "others_are_served": "* here: guest-2\n",
-        "memory_grew": memory_grew},
-})
+        "memory_grew": memory_grew}})
 def endless_line(run):
     a, b = run.connect(), run.connect()
     a.recv_lines(2), b.recv_line()
@@ -142,8 +137,7 @@ def endless_line(run):
 
 @scenario("Ten thousand connects without a byte: is the server none the worse for it?", expect={
     "all": {"served": "still here?\n", "clients": 1, "bytes_in": 18,
-                    "memory_grew": memory_grew},
-})
+                    "memory_grew": memory_grew}})
 def ten_thousand_connects(run):
     count, at_once = 10000, 50
     server = run.start("echo", args=["-q"])
@@ -169,8 +163,7 @@ def ten_thousand_connects(run):
 
 @scenario("Random and mutated lines to greet, cut anywhere: does it answer as the model does?",
           services=("greet",), expect={
-    "all": {"conversations": 60, "differ": []},
-})
+    "all": {"conversations": 60, "differ": []}})
 def fuzz_greet(run):
     conversations, differ = 60, []
     for number in range(conversations):
@@ -197,8 +190,7 @@ def fuzz_greet(run):
 @scenario("Random and mutated lines in a chat: does everybody hear what the model says?",
           services=("chat",),
           not_for={"1": "a second member gets in only when the first has left"}, expect={
-    "all": {"members": at_least(2), "differ": []},
-})
+    "all": {"members": at_least(2), "differ": []}})
 def fuzz_chat(run):
     return fuzzed_room(run, 250)
 

@@ -25,8 +25,7 @@ MESSAGES = 50
             "empty_calls": 0, "other_calls": 0, "waits": between(1, 2)},
     "1": {"served": 1, "waits": 0, "other_calls": between(0, 2)},  # ... from recv()
     # Nobody says anything, and it asks all of them for ever: a whole CPU, if it gets one.
-    "2": {"waits": 0, "empty_calls": at_least(1000), "asleep": False},
-})
+    "2": {"waits": 0, "empty_calls": at_least(1000), "asleep": False}})
 def idle(run):
     run.say("Fifty clients connect, and each asks once.")
     crowd = run.crowd(50)
@@ -54,8 +53,7 @@ def idle(run):
     "1": _beside(waits=0.0, ready=0.0, scanned=lambda silent: 0.0),
     "2": _beside(waits=0.0, ready=0.0, scanned=lambda silent: at_least(0.9 * silent),
                  accept=anything, recv=at_least(1), would_block=at_least(0.5)),
-    "5 6-epoll": _beside(waits=1.0, ready=1.0, scanned=lambda silent: 2.0),
-})
+    "5 6-epoll": _beside(waits=1.0, ready=1.0, scanned=lambda silent: 2.0)})
 def silent_clients(run):
     run.hard_limit(COUNTS[-1] + 24)
     speaker = run.connect()

@@ -15,8 +15,7 @@ ALONE = {"1": "it has but one client"}
           services=("chat",), not_for=ALONE, expect={
     # A sanitizer keeps for a while what is freed.
     "all": {"members": 500, "closed": 500,
-            "memory_grown_mib": at_most(8 if SANITIZED else 1)},
-})
+            "memory_grown_mib": at_most(8 if SANITIZED else 1)}})
 def room_empties(run):
     count = 500
     server = run.start(args=["-q"])
@@ -35,8 +34,7 @@ def room_empties(run):
 
 @scenario("Forty clients had much to read, and have read it: is the memory given back?",
           not_for=ALONE, expect={
-    "all": {"all_back": True, "kept": memory_grew},
-})
+    "all": {"all_back": True, "kept": memory_grew}})
 def memory_after_a_burst(run):
     server = run.server
     crowd = run.crowd(40, **SMALL)
@@ -44,14 +42,14 @@ def memory_after_a_burst(run):
     sent = run.fill_all(crowd, bytes(4 * MEBIBYTE))
     most = server.rss()
     back = crowd.recv(lambda i: sent[i])
-    return {"all_back": [len(data) for data in back] == sent, "kept": server.rss() - before > (most - before) / 3}
+    return {"all_back": [len(data) for data in back] == sent,
+            "kept": server.rss() - before > (most - before) / 3}
 
 
 @scenario("Memory runs out, since sixty clients read nothing: who has to go?", not_for=ALONE,
           expect={
     "all": {"served": ["still here?\n", "hello\n"], "still_there": True,
-        "reasons": including("ENOMEM")},
-})
+        "reasons": including("ENOMEM")}})
 def no_memory(run):
     if SANITIZED:
         raise Unavailable("a sanitizer ends the program when memory runs out")
@@ -76,8 +74,7 @@ def no_memory(run):
           services=("chat", "greet"), not_for=ALONE, expect={
     "all": {
         "outcomes": {"served True, 2 sockets left, status 0": at_least(10)},
-        "reasons": one_of(["ENOMEM"], [])},
-})
+        "reasons": one_of(["ENOMEM"], [])}})
 def allocation_fails(run):
     if SANITIZED:
         raise Unavailable("a sanitizer has an allocator of its own")

@@ -16,8 +16,7 @@ from tests.scenarios import scenario
     "6": {"stage": "06_selector_callbacks"},
     "6-select": {"call": ["select"], "selector": "select"},
     "6-poll": {"call": ["poll"], "selector": "poll"},
-    "6-epoll": {"call": ["epoll_wait"], "selector": "epoll"},
-})
+    "6-epoll": {"call": ["epoll_wait"], "selector": "epoll"}})
 def ready_list(run):
     a = run.connect("echo")
     fd = run.server.accepted(a)["fd"]
@@ -41,8 +40,7 @@ def ready_list(run):
             "watched_for": ["rx", "-"],
             "data": ["hello\n", "x" * 40], "more": [0, 60]},
     "1": {"watched_for": []},
-    "2": {"watched_for": [], "empty_calls": True},
-})
+    "2": {"watched_for": [], "empty_calls": True}})
 def verbose(run):
     server = run.start(args=["-v"])
     a = run.connect()
@@ -65,8 +63,7 @@ def verbose(run):
 
 
 @scenario("-q: what is narrated then?", services=("echo", "greet"), expect={
-    "all": {"verbs": ["listen", "start", "stats"], "bytes": [6, 6]},
-})
+    "all": {"verbs": ["listen", "start", "stats"], "bytes": [6, 6]}})
 def quiet(run):
     server = run.start(args=["-q"])
     a = run.connect("echo")
@@ -79,8 +76,7 @@ def quiet(run):
 
 @scenario("Is stage 2's spinning narrated, without a line for every round?", expect={
     "all": {"lines": False, "rounds_in_a_line": 0, "lines_in_all": at_most(10)},
-    "2": {"lines": True, "rounds_in_a_line": at_least(1000)},
-})
+    "2": {"lines": True, "rounds_in_a_line": at_least(1000)}})
 def spinning(run):
     server = run.server
     mark = server.mark()

@@ -44,8 +44,7 @@ def _up(run, server, port):
 
 @scenario("Started without stdout, stderr or stdin: does it serve?", expect={
     "all": {closed: [True, at_least(5), 0, ""] for closed in WITHOUT_STDOUT},
-    "2": {closed: [True, anything, 0, ""] for closed in WITHOUT_STDOUT},
-})
+    "2": {closed: [True, anything, 0, ""] for closed in WITHOUT_STDOUT}})
 def without_stdout(run):
     result = {}
     for closed in WITHOUT_STDOUT:
@@ -123,8 +122,7 @@ class Reader:
 
 @scenario("The narration's reader leaves: does the server go on?", services=("echo",), expect={
     "all": {"served": 20, "after_sigusr1": "again\n", "status": 0,
-            "lines_on_stderr": 1, "says_why": True},
-})
+            "lines_on_stderr": 1, "says_why": True}})
 def reader_leaves(run):
     reader = Reader(run, "echo")
     server = reader.server
@@ -142,8 +140,7 @@ def reader_leaves(run):
 
 @scenario("The narration's reader leaves, and nobody reads stderr either: does the server go on?",
           expect={
-    "all": {"served": 20, "status": 0},
-})
+    "all": {"served": 20, "status": 0}})
 def both_readers_gone(run):
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
@@ -166,8 +163,7 @@ def both_readers_gone(run):
 
 @scenario("The narration goes to a file that must not grow any more: does the server go on?",
           expect={
-    "all": {"served": 20, "status": 0, "says_why": True},
-})
+    "all": {"served": 20, "status": 0, "says_why": True}})
 def file_is_full(run):
     server = run.server
     client = run.connect()
@@ -185,8 +181,7 @@ def file_is_full(run):
                  "served_in_a_storm": True, "lines_lost": at_least(50), "and_no_more": True,
                  "waits_once": True, "malformed": 0,
                  "goes_on_narrating": True, "last_line": "stats", "status": 0}
-        for reader in ("pipe", "terminal", "nameless")},
-})
+        for reader in ("pipe", "terminal", "nameless")}})
 def reader_hangs(run):
     return {"pipe": _reader_hangs(run), "terminal": _reader_hangs(run, terminal=True),
             # As in a container, where the terminal's name leads nowhere.
@@ -263,8 +258,7 @@ def _reader_hangs(run, **how):
 @scenario("The narration's reader hangs, and a stop comes: how soon does the server end?",
           services=("echo",), expect={
     "all": {"right_answers": 200, "status": 0,
-  "within_a_second": True},
-})
+  "within_a_second": True}})
 def stop_while_reader_hangs(run):
     reader = Reader(run, "echo")
     client = _up(run, reader.server, reader.port)

@@ -14,8 +14,7 @@ OUTBOX_LIMIT = 256 * 1024              # so much may wait for one peer, say the 
 @scenario("A signal in the instant before a call that would sleep: is it lost?",
           not_for={"2": "it never sleeps"}, expect={
     "3-6": {"wait 0": 0, "wait 1": 0, "wait 2": 0},
-    "1": {"accept 0": 0, "accept 1": 0, "recv 0": 0, "recv 1": 0},
-})
+    "1": {"accept 0": 0, "accept 1": 0, "recv 0": 0, "recv 1": 0}})
 def stop_before_a_call(run):
     # The shim raises SIGTERM within the server, when so many calls have been made and the next
     # is about to be. The server sleeps in it for ever, unless the handler has seen to that.
@@ -43,8 +42,7 @@ def stop_before_a_call(run):
 
 @scenario("A client that can be read and written to in the same round: is it both?",
           not_for={"1-2": "nobody tells them what is ready"}, expect={
-    "all": {"ready_for": "rw", "done": ["recv", "send"], "same": True},
-})
+    "all": {"ready_for": "rw", "done": ["recv", "send"], "same": True}})
 def both_at_once(run):
     server = run.server
     a = run.connect(rcvbuf=16 * 1024, mss=1400)
@@ -82,8 +80,7 @@ def both_at_once(run):
 @scenario("A stop in the instant between a client's last line and the answer: does that come?",
           services=("greet",), expect={
     "all": {"answer": GOODBYE, "ended": "eof", "status": 0,
-"reason": "quit"},
-})
+"reason": "quit"}})
 def stop_before_the_answer(run):
     server = run.start("greet", faults="send SIGTERM 1 1 1")    # the first one sends the welcome
     a = run.connect()
@@ -96,8 +93,7 @@ def stop_before_the_answer(run):
 
 @scenario("A signal after a failed call, and its handler fails, too: whose error is seen?",
           expect={
-    "all": {"reason": "ECONNRESET"},
-})
+    "all": {"reason": "ECONNRESET"}})
 def a_signal_and_an_error(run):
     server = run.start(faults="recv SIGUSR1 1 0 1")
     a = run.connect()
@@ -110,8 +106,7 @@ def a_signal_and_an_error(run):
           expect={
     "all": {"status": 0, "at_once": True},
     "1": {"paused": True},
-    "2": {"paused": True},
-})
+    "2": {"paused": True}})
 def stop_while_it_rests(run):
     if run.variant.stage < 3:          # no wait can fail
         server = run.start(faults="accept ENFILE 1 0 99999999")
@@ -131,8 +126,7 @@ def stop_while_it_rests(run):
     "all": {"all_right": True, "dropped": ["slow_reader"] * 5, "rounds_that_it_took": 1,
             "events_in_the_round_of_the_accept": 0},
     "2": {"rounds_that_it_took": None,       # not narrated
-          "events_in_the_round_of_the_accept": None},
-})
+          "events_in_the_round_of_the_accept": None}})
 def busy_room(run):
     server = run.server
     speaker, listener = run.connect(), run.connect()
@@ -247,8 +241,7 @@ def _rounds(server, mark, closes, newcomer):
           "was meant for the dead?", services=("echo", "chat"), not_for=ALONE, expect={
     "all": {"wrong": [], "numbers_handed_out_again": at_least(300),
             "events_in_the_round_of_the_accept": 0, "calls_in_vain": 0},
-    "2": {"events_in_the_round_of_the_accept": None, "calls_in_vain": anything},
-})
+    "2": {"events_in_the_round_of_the_accept": None, "calls_in_vain": anything}})
 def events_for_the_dead(run):
     server = run.server
     echo = run.crowd(6, "echo")

@@ -18,8 +18,7 @@ def _served(run, service="echo"):
 
 @scenario("Clients reset 200 times, in four ways: does it go on serving?", expect={
     "all": {"closed": 220, "reasons": BROKEN_OFF, "served_meanwhile": 20,
-     "clients": 0},
-})
+     "clients": 0}})
 def resets(run):
     server, right = run.server, 0
     for i in range(200):
@@ -50,8 +49,7 @@ def resets(run):
 @scenario("Clients ask, and are gone before the answer (SIGPIPE): does it go on serving?",
           services=("greet",), expect={
     "all": {"closed": 20, "reasons": none_but("ECONNRESET", "EPIPE"),
-       "serves": "hello good\n"},
-})
+       "serves": "hello good\n"}})
 def vanishes(run):
     server = run.server
     question = b"a line\n" * 7000      # three reads: the answer to the first meets a reset
@@ -71,8 +69,7 @@ def vanishes(run):
 
 
 @scenario("Clients reset while they are still in the backlog: are the others served?", expect={
-    "all": {"right_answers": 100, "reasons": BROKEN_OFF, "served": True},
-})
+    "all": {"right_answers": 100, "reasons": BROKEN_OFF, "served": True}})
 def reset_in_backlog(run):
     server, right = run.server, 0
     for i in range(10):
@@ -97,8 +94,7 @@ def reset_in_backlog(run):
     "all": {case: {"reason": one_of("ECONNRESET", "EPIPE"), "asleep": True, "served": True}
             for case in ("outbox full", "half-closed")},
     "2": {case: {"reason": one_of("ECONNRESET", "EPIPE"), "asleep": False, "served": True}
-          for case in ("outbox full", "half-closed")},
-})
+          for case in ("outbox full", "half-closed")}})
 def reset_unread(run):
     server, result, fits = run.server, {}, 0
     for case in "outbox full", "half-closed":

@@ -18,8 +18,7 @@ def _text(data: bytes) -> str:
 
 @scenario("Does echo give back every byte as it came, and nothing else?", expect={
     "all": {"spoke_first": False, "back": True, "more": "", "ended": "eof",
-         "reason": "eof"},
-})
+         "reason": "eof"}})
 def echo_bytes(run):
     a = run.connect()
     every = bytes(range(256))
@@ -36,8 +35,7 @@ def echo_bytes(run):
         "welcome": WELCOME,
         "answers": ["hello good\n", " good\n", " q good\n", "Q good\n", "quit good\n",
                     "two words good\n", "\x00\x1b[31m\xff good\n"],
-        "at_q": GOODBYE, "ended": "eof", "reason": "quit"},
-})
+        "at_q": GOODBYE, "ended": "eof", "reason": "quit"}})
 def greet_talk(run):
     a = run.connect()
     welcome = a.recv_line()
@@ -53,8 +51,7 @@ def greet_talk(run):
 @scenario("Is what comes after q left unanswered, and the goodbye not lost over it?",
           services=("greet",), expect={
     "all": {"welcome": True, "answers": "one good\n" + GOODBYE, "ended": "eof",
-            "reason": "quit"},
-})
+            "reason": "quit"}})
 def greet_after_q(run):
     a = run.connect()
     welcome = a.recv_line()
@@ -69,8 +66,7 @@ def greet_after_q(run):
     "all": {
         "text": ["hello good\n", "eof", "eof"], "q": [GOODBYE, "eof", "quit"],
         "with_cr": ["hello good\n", "eof", "eof"], "nothing": ["", "eof", "eof"],
-        "after_lines": ["one good\ntwo good\nthree good\n", "eof", "eof"]},
-})
+        "after_lines": ["one good\ntwo good\nthree good\n", "eof", "eof"]}})
 def greet_last_line(run):
     result = {}
     for name, data in {"text": b"hello", "q": b"q", "with_cr": b"hello\r", "nothing": b"",
@@ -118,8 +114,7 @@ def greet_last_line(run):
             [" /who", ""],
             ["q", ""],
         ],
-        "last_line": "* here: a-b_C9\n", "ended": "eof"},
-})
+        "last_line": "* here: a-b_C9\n", "ended": "eof"}})
 def chat_alone(run):
     a = run.connect()
     result = {"hello": _text(a.recv_line()), "answers": []}
@@ -153,8 +148,7 @@ def chat_alone(run):
               "* guest-2 is now bert\n", TAKEN, "* here: guest-1, bert, guest-3\n",
               "bert: bert: guest-1: hi\n", UNKNOWN, "* guest-1 is now anna\n",
               "* bert is now x\n", "* guest-3 is now bert\n", "anna: last words\n",
-              "* x leaves\n", "* anna leaves\n", "* here: bert\n"]},
-})
+              "* x leaves\n", "* anna leaves\n", "* here: bert\n"]}})
 def chat_talk(run):
     a = run.connect()
     heard = {"A": [_text(a.recv_line())], "B": [], "C": []}
@@ -191,8 +185,7 @@ def chat_talk(run):
     "all": {"first": "* you are guest-1, alone here\n", "second_at_once": True,
             "second": "* you are guest-2, here: guest-1\n"},
     # By the time that it gets in, the first has left.
-    "1": {"second_at_once": False, "second": "* you are guest-2, alone here\n"},
-})
+    "1": {"second_at_once": False, "second": "* you are guest-2, alone here\n"}})
 def chat_second_member(run):
     a = run.connect()
     first = _text(a.recv_line())
@@ -212,8 +205,7 @@ def chat_second_member(run):
         "joins": ["* guest-2 joins\n", "* guest-53 joins\n"],
         "who": f"* here: {_names(1, 50)} and 3 more\n",
         "leaves": "* guest-21 leaves\n",
-        "who_then": f"* here: {_names(1, 51, without=21)} and 2 more\n"},
-})
+        "who_then": f"* here: {_names(1, 51, without=21)} and 2 more\n"}})
 def chat_full_room(run):
     crowd = [run.connect() for _ in range(53)]
     hello = [client.recv_line() for client in crowd]
@@ -233,8 +225,7 @@ def chat_full_room(run):
         "tab": "a?b", "cr": "a?b", "c1": "????31m??", "not_c1": "\xc2\xa0",
         "umlaut": "gr\u00f6\u00dfer \u20ac\U0001d11e".encode().decode("latin-1"),
         "invalid": "???", "cut_short": "??", "cut_in_the_middle": "??x", "overlong": "??",
-        "overlong_3": "???", "surrogate": "???", "beyond": "????", "raw_c1": "?31m"}.items()},
-})
+        "overlong_3": "???", "surrogate": "???", "beyond": "????", "raw_c1": "?31m"}.items()}})
 def chat_harmful_bytes(run):
     a, b = run.connect(), run.connect()
     b.recv_line()

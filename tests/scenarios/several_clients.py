@@ -11,8 +11,7 @@ from tests.scenarios import scenario
     "all": {"answered_while_first_is_silent": True, "answer_in_the_end": "hello\n",
             "milliseconds": anything, "first_is_gone": "eof"},
     # One thread sleeps in recv() for the first: the second waits until that one leaves.
-    "1": {"answered_while_first_is_silent": False, "milliseconds": at_least(200)},
-})
+    "1": {"answered_while_first_is_silent": False, "milliseconds": at_least(200)}})
 def second_client(run):
     run.say("A connects and says nothing.")
     a = run.connect(name="A")
@@ -41,8 +40,7 @@ def second_client(run):
             "first_listener_goes_on": "again\n", "says_why_not": False},
     # One thread waits in one accept(), for ever.
     "1": {"while_the_first_has_a_client": False, "when_that_one_has_left": False,
-          "says_why_not": True},
-})
+          "says_why_not": True}})
 def second_listener(run):
     run.say("A connects to the first listener and is answered.")
     a = run.connect("echo")
@@ -68,8 +66,7 @@ def second_listener(run):
             "greet": WELCOME,
             "chat": "* you are guest-1, alone here\n", "echo_again": "second\n",
             "listeners": ["echo", "greet", "chat", "echo"], "ports_differ": True},
-    "1": {"greet": None, "chat": None, "echo_again": None},
-})
+    "1": {"greet": None, "chat": None, "echo_again": None}})
 def all_listeners(run):
     echo, greet, chat, again = (run.connect("echo"), run.connect("greet"), run.connect("chat"),
                                 run.connect("echo", index=1))
@@ -104,24 +101,21 @@ def _each_its_own(run, count):
 
 @scenario("Two clients at once: does each get exactly its own bytes?", expect={
     "all": {"answered_while_all_are_there": 2, "got_exactly_their_own": 2, "ended_well": 2},
-    "1": {"answered_while_all_are_there": 1},
-})
+    "1": {"answered_while_all_are_there": 1}})
 def two_clients(run):
     return _each_its_own(run, 2)
 
 
 @scenario("Fifty clients at once: does each get exactly its own bytes?", expect={
     "all": {"answered_while_all_are_there": 50, "got_exactly_their_own": 50, "ended_well": 50},
-    "1": {"answered_while_all_are_there": 1},
-})
+    "1": {"answered_while_all_are_there": 1}})
 def fifty_clients(run):
     return _each_its_own(run, 50)
 
 
 @scenario("Two clients talk in turn, many times: is every answer right?",
           not_for={"1": "the second client is not answered while the first is there"}, expect={
-    "all": {"right_answers": 100},
-})
+    "all": {"right_answers": 100}})
 def ping_pong(run):
     a, b = run.connect(), run.connect()
     right = 0

@@ -16,8 +16,7 @@ ALONE = {"1": "the second client is not answered while the first is there"}
             "waits": between(0, 2),    # SIGUSR1's
             "waits_that_it_ended": 0, "asleep_in_send": False,
             "all_back_when_it_reads": True},
-    "1": {"others_served_meanwhile": 0, "asleep_in_send": True},
-})
+    "1": {"others_served_meanwhile": 0, "asleep_in_send": True}})
 def mute_reader(run):
     data = (run.random.randbytes(MEBIBYTE + 1) * 64)[:64 * MEBIBYTE]
     server = run.server
@@ -54,8 +53,7 @@ def mute_reader(run):
           not_for={"1-2": "nothing is watched: they have no wait"}, expect={
     "all": {
         "at_first": "r", "while_mute": "w", "when_it_has_read": "r", "kept_back": True,
-        "waits_for_it": between(256 * 1024, 256 * 1024 + 16 * 1024), "all_back": True},
-})
+        "waits_for_it": between(256 * 1024, 256 * 1024 + 16 * 1024), "all_back": True}})
 def mute_reader_watched(run):
     data = (run.random.randbytes(MEBIBYTE + 1) * 32)[:32 * MEBIBYTE]
     server = run.start(args=["-v"])
@@ -78,8 +76,7 @@ def mute_reader_watched(run):
 
 @scenario("Through windows of a few hundred bytes to some KiB: does all come back?", expect={
     "all": {window: [True, "eof"] for window in (
-        "2304 536", "4096 536", "4096 1400", "8192 1400", "65536 1400")},
-})
+        "2304 536", "4096 536", "4096 1400", "8192 1400", "65536 1400")}})
 def small_windows(run):
     result = {}
     for rcvbuf, mss, size in ((2304, 536, 64), (4096, 536, 128), (4096, 1400, 128),
@@ -99,8 +96,7 @@ def small_windows(run):
         "others_heard_besides": ["* guest-1 leaves\n", "guest-2: end\n"],
         "speaker_heard": "* guest-1 leaves\n",
         "memory_grown_mib": at_most(40 if SANITIZED else 2),
-        "mute_ended": one_of("eof", "reset"), "mute_got_a_part": True},
-})
+        "mute_ended": one_of("eof", "reset"), "mute_got_a_part": True}})
 def mute_member(run):
     server = run.server
     mute = run.connect(name="mute", **SMALL)
@@ -137,8 +133,7 @@ def mute_member(run):
 
 @scenario("A client always leaves some of its answers unread: does its outbox grow and grow?",
           not_for=ALONE, expect={
-    "all": {"same": True, "was_never_empty": True, "memory_grew": memory_grew},
-})
+    "all": {"same": True, "was_never_empty": True, "memory_grew": memory_grew}})
 def outbox_never_empty(run):
     server, size = run.server, 32 * 1024
     a = run.connect(**SMALL)

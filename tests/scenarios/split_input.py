@@ -23,8 +23,7 @@ def _pieces(run, client, *pieces):
 
 @scenario("Lines that arrive one byte at a time", services=("greet",), expect={
     "all": {"answers": "hello good\nyou good\n good\n" + GOODBYE,
-                 "received_at_a_time": 1},
-})
+                 "received_at_a_time": 1}})
 def lines_byte_by_byte(run):
     a = run.connect()
     a.recv_line()
@@ -34,8 +33,7 @@ def lines_byte_by_byte(run):
 
 
 @scenario("Many lines in one segment", services=("greet",), expect={
-    "all": {"right_and_in_order": True},
-})
+    "all": {"right_and_in_order": True}})
 def lines_many_at_once(run):
     a = run.connect()
     a.recv_line()
@@ -48,8 +46,7 @@ def lines_many_at_once(run):
 
 @scenario("Lines that are split across segments", services=("greet",), expect={
     "all": {"answers": ["hello good\n", "world good\n", "and and good\n",
-                      " good\n"]},
-})
+                      " good\n"]}})
 def lines_split(run):
     a = run.connect()
     a.recv_line()
@@ -61,8 +58,7 @@ def lines_split(run):
     "all": {
         "before_newline": "a good\n", "two": "a\r good\n", "alone": " good\n",
         "inside": "a\rb good\n", "split_off": "a good\n", "split_inside": "a\rb good\n",
-        "newline_first": "a good\n\rb good\n", "q": GOODBYE},
-})
+        "newline_first": "a good\n\rb good\n", "q": GOODBYE}})
 def lines_carriage_return(run):
     result = {}
     for name, pieces in {
@@ -86,8 +82,7 @@ def lines_carriage_return(run):
         "4096 cr | newline": "taken", "4096 | cr | newline": "taken", "4096 cr | x": "refused",
         "4096 cr cr": "refused", "4096 | x": "refused", "4096 | end": "taken",
         "4096 cr | end": "taken", "4097 | end": "refused", "2000 | 2000 | 97": "refused",
-        "among others": "one good\n" + GREET_TOO_LONG, "reason": "line_too_long"},
-})
+        "among others": "one good\n" + GREET_TOO_LONG, "reason": "line_too_long"}})
 def lines_limit(run):
     def kind(length, answer, client):
         if answer == b"x" * length + b" good\n":
@@ -131,8 +126,7 @@ def lines_limit(run):
 @scenario("A line of a mebibyte: is its sender told why the connection ends?", services=("greet",),
           expect={
     "all": {"told": GREET_TOO_LONG, "server_goes_on": "welcome:",
-"reason": "line_too_long"},
-})
+"reason": "line_too_long"}})
 def line_without_end(run):
     a = run.connect()
     a.recv_line()
@@ -145,8 +139,7 @@ def line_without_end(run):
 @scenario("An over-long line in the chat", services=("chat",), expect={
     "all": {"4096": "* here: guest-1\n",
               "4097": CHAT_TOO_LONG, "ended": "eof",
-              "reason": "line_too_long"},
-})
+              "reason": "line_too_long"}})
 def chat_line_limit(run):
     a = run.connect()
     a.recv_line()
@@ -161,8 +154,7 @@ def chat_line_limit(run):
           services=("chat",), not_for={"1": "the room has one member at a time"}, expect={
     "all": {"it_waits": True, "room": "* here: guest-2\n",
            "rest_is_right": True, "ended": "eof",
-           "reason": "line_too_long"},
-})
+           "reason": "line_too_long"}})
 def told_no_more(run):
     server = run.server
     a, speaker = run.connect(rcvbuf=16384, mss=1400), run.connect()
@@ -192,8 +184,7 @@ def told_no_more(run):
 
 @scenario("A member speaks and leaves while others talk to it: are its last words heard?",
           services=("chat",), not_for={"1": "the room has one member at a time"}, expect={
-    "all": {"close": [500, 1, 1], "urgent, reset": [500, 1, 1]},
-})
+    "all": {"close": [500, 1, 1], "urgent, reset": [500, 1, 1]}})
 def last_words(run):
     server = run.server
     a, b, c = run.connect(), run.connect(), run.connect()
@@ -221,8 +212,7 @@ def last_words(run):
 
 @scenario("Eight thousand commands at once from a member who reads: are all answered?",
           services=("chat",), expect={
-    "all": {"any": [True, ""], "small": [True, ""]},
-})
+    "all": {"any": [True, ""], "small": [True, ""]}})
 def many_commands(run):
     unknown, result = UNKNOWN.encode(), {}
     for window, how in (("any", {}), ("small", {"rcvbuf": 16384, "mss": 1400})):
@@ -237,8 +227,7 @@ def many_commands(run):
 
 @scenario("One member pastes 100,000 lines: does everybody hear them all, and is it read in turns?",
           services=("chat",), not_for={"1": "the room has one member at a time"}, expect={
-    "all": {"heard_all": 10, "longest_read": at_most(1024)},
-})
+    "all": {"heard_all": 10, "longest_read": at_most(1024)}})
 def paste(run):
     server = run.server
     hearers, a = run.crowd(10), run.connect()
@@ -255,8 +244,7 @@ def paste(run):
 
 @scenario("The longest line, relayed", services=("chat",),
           not_for={"1": "the room has one member at a time"}, expect={
-    "all": {"whole": True, "next": "guest-1: short\n"},
-})
+    "all": {"whole": True, "next": "guest-1: short\n"}})
 def chat_longest_line(run):
     a, b = run.connect(), run.connect()
     b.recv_line()

@@ -34,8 +34,7 @@ def _name(number):
     "all": {
         **{name: {"status": 0, "within_a_second": True, "told": [name], "stats_at_the_end": True}
            for name in ("SIGINT", "SIGTERM")},
-        "blocked_at_the_start": 0},
-})
+        "blocked_at_the_start": 0}})
 def stop_idle(run):
     result = {}
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -57,8 +56,7 @@ def stop_idle(run):
 @scenario("What do clients hear when the server stops?", expect={
     "all": _all_stopped(),
     # The second was never accepted: the kernel ends it when the listener is closed.
-    "1": _all_stopped(second="", second_ended="reset"),
-})
+    "1": _all_stopped(second="", second_ended="reset")})
 def stop_with_clients(run):
     result = {}
     for service in ("echo", "greet", "chat"):
@@ -87,16 +85,14 @@ def stop_with_clients(run):
 
 @scenario("Signals at random moments of the start: is one lost?", expect={
     "all": {"stopped": at_least(1), "too_early_to_be_caught": anything,
-                  "slowest": at_most(1), "other": [], "lost": 0},
-})
+                  "slowest": at_most(1), "other": [], "lost": 0}})
 def stop_while_starting(run):
     return _stop_at_random(run, 20, lambda server: None)
 
 
 @scenario("Signals at random moments while a client talks: is one lost?", expect={
     "all": {"stopped": 20, "too_early_to_be_caught": 0,
-                 "slowest": at_most(1), "other": [], "lost": 0},
-})
+                 "slowest": at_most(1), "other": [], "lost": 0}})
 def stop_while_talking(run):
     def talk(server):
         client = run.connect()
@@ -181,8 +177,7 @@ def delay(run):
 
 @scenario("200 stops, 0 to 20 ms after the start or after a connect: is one lost?", expect={
     "all": {"all_ended": True, "too_early_to_be_caught": anything, "lost": 0,
-              "other": [], "slowest": at_most(5)},
-})
+              "other": [], "slowest": at_most(5)}})
 def stops_at_random(run):
     times = 100
     early, late = _stop_many(run, times, False), _stop_many(run, times, True)
@@ -218,8 +213,8 @@ def _flood(clients, over):
 
 @scenario("A stop while three clients flood without a pause: how soon?", expect={
     "all": {
-        name: {"status": 0, "within_a_second": True, "stops": 1} for name in ("SIGINT", "SIGTERM")},
-})
+        name: {"status": 0, "within_a_second": True, "stops": 1}
+        for name in ("SIGINT", "SIGTERM")}})
 def stop_while_flooded(run):
     result = {}
     for number in STOPS:
@@ -240,8 +235,7 @@ def stop_while_flooded(run):
 
 @scenario("Two stop signals in a row, and SIGUSR1 before, between and behind", expect={
     "all": {"status": [0], "stops": [1], "stats": [True],
-         "within_a_second": [True]},
-})
+         "within_a_second": [True]}})
 def stop_twice(run):
     result = {"status": [], "stops": [], "stats": [], "within_a_second": []}
     again = [(signal.SIGTERM, signal.SIGTERM)] * 8
@@ -265,8 +259,7 @@ def stop_twice(run):
 @scenario("A signal while a client reads nothing: does the server stop?", expect={
     "all": {name: {"status": 0, "within_a_second": True,
                       "something_waited": True, "reasons": ["stop"]}
-               for name in ("SIGINT", "SIGTERM")},
-})
+               for name in ("SIGINT", "SIGTERM")}})
 def mute_reader_stop(run):
     result = {}
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -286,8 +279,7 @@ def mute_reader_stop(run):
 @scenario("A stop, and every client has sent more than was read: does each get its goodbye?",
           services=("chat", "greet"), not_for={"1": "it has but one client"}, expect={
     "all": {"member": CHAT_STOP,
-                 "guest": GREET_STOP, "ended": ["eof", "eof"]},
-})
+                 "guest": GREET_STOP, "ended": ["eof", "eof"]}})
 def unread_at_the_stop(run):
     """One of them is watched for writing only: the kernel takes its goodbye all the same."""
     server = run.server
@@ -304,8 +296,7 @@ def unread_at_the_stop(run):
 
 @scenario("A stop while a client does not read: does its goodbye keep the server?",
           services=("greet",), expect={
-    "all": {"status": 0, "within_a_second": True},
-})
+    "all": {"status": 0, "within_a_second": True}})
 def goodbye_to_a_mute_client(run):
     server = run.server
     mute = run.connect(**SMALL)
@@ -321,8 +312,7 @@ def goodbye_to_a_mute_client(run):
 
 @scenario("A storm of signals while clients talk: does every byte come back?", expect={
     "all": {"all_came_back": True, "rounds": at_least(1), "signals": at_least(6),
-           "stats": at_least(1)},
-})
+           "stats": at_least(1)}})
 def signal_storm(run):
     storm = (signal.SIGWINCH, signal.SIGURG, signal.SIGCHLD, signal.SIGUSR1, signal.SIGCONT)
     over, sent = threading.Event(), {}

@@ -16,8 +16,7 @@ ALONE = {"1": "it serves one at a time, however many wait"}
     # A descriptor of 1024 or more does not fit an fd_set; the rest waits in the backlog.
     SELECT: {"served_at_once": between(1000, 1022), "highest_descriptor": 1023,
              "limit_is_fd_setsize": True, "limit_is_what_the_system_allows": False,
-             "paused_for_lack_of_descriptors": True},
-})
+             "paused_for_lack_of_descriptors": True}})
 def past_fd_setsize(run):
     count = 1100
     hard = run.hard_limit(count + 100)
@@ -76,8 +75,7 @@ def _crowd(run, wanted, *args):
             "those_inside_are_served": True, "more_when_200_have_left": 0,
             "never_served": 0, "highest_descriptor": at_least(1024)},
     SELECT: {"served_at_once": between(900, 1019), "left_waiting": at_least(1),
-             "more_when_200_have_left": at_least(1), "highest_descriptor": 1023},
-})
+             "more_when_200_have_left": at_least(1), "highest_descriptor": 1023}})
 def clients_1500(run):
     crowd = _crowd(run, 1500)
     server, count = run.server, len(crowd)
@@ -114,8 +112,7 @@ def clients_1500(run):
             "served_at_once": at_least(1000), "left_waiting": 0,
             "most_at_once": at_least(1000), "not_their_own": 0, "ended_badly": 0},
     SELECT: {"served_at_once": between(900, 1019), "left_waiting": at_least(1),
-             "most_at_once": between(900, 1019)},
-})
+             "most_at_once": between(900, 1019)}})
 def clients_10000(run):
     wanted = 10000
     crowd = _crowd(run, wanted, "-q")

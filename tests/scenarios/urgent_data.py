@@ -11,8 +11,7 @@ from tests.scenarios import scenario
             "amidst": "one two\n", "rest": "", "ended": "eof", "narrated": ["1", "2", "3"],
             "waits_for_urgent": 3, "waits_then": between(1, 2)},  # SIGUSR1's
     # Nobody tells them: the byte stands beside the stream, and nobody fetches it.
-    "1-2": {"narrated": [], "waits_for_urgent": 0, "waits_then": 0},
-})
+    "1-2": {"narrated": [], "waits_for_urgent": 0, "waits_then": 0}})
 def urgent_data(run):
     server, result = run.server, {}
 
@@ -58,8 +57,7 @@ def urgent_data(run):
 
 @scenario("Many urgent bytes in a row, among lines: do the lines come back whole?", expect={
     "all": {"whole": 50, "ended": "eof", "narrated": True, "waits_then": between(1, 2)},
-    "1-2": {"narrated": False, "waits_then": 0},
-})
+    "1-2": {"narrated": False, "waits_then": 0}})
 def urgent_in_a_row(run):
     server, right = run.server, 0
     a = run.connect()
@@ -82,8 +80,7 @@ def urgent_in_a_row(run):
 
 @scenario("The urgent byte is gone when it is asked for (EINVAL): does its sender have to go?",
           not_for={"1-2": "they are not told of urgent data"}, expect={
-    "all": {"back": "hello\n", "narrated": ["!"]},
-})
+    "all": {"back": "hello\n", "narrated": ["!"]}})
 def urgent_overtaken(run):
     server = run.start(faults="recv_oob EINVAL 1 0 1")
     a = run.connect()
