@@ -82,6 +82,8 @@ class Soak:
         self.clients.kinds += more
 
     def do(self, kind: Kind, chance: random.Random) -> None:
+        if self.wrong:                           # one mistake makes many
+            return
         try:
             kind(chance)
         except Exception as failed:              # a broken server may break a client in any way
@@ -94,14 +96,7 @@ class Soak:
         while time.monotonic() < until and not self.wrong:
             self.do(chance.choice(self.clients.kinds), chance)
 
-    def play(self, seconds: float) -> None:
-        """Plays for that time; what was wrong is in .wrong then."""
-        self.start()
-        before = set(self.server.descriptors())
-        chance = random.Random(f"{self.run.seed} warm")
-        for kind in dict.fromkeys(self.clients.kinds):  # each once: what memory that takes is taken
-            self.do(kind, chance)
-        memory = self.server.rss()
+    def all_at_once(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         workers = [threading.Thread(target=self.work, args=(i, until), daemon=True)
                    for i in range(1 if self.single else 3)]
@@ -111,6 +106,17 @@ class Soak:
             worker.join(seconds + 120)
             if worker.is_alive():
                 self.wrong.append("somebody was not answered for two minutes")
+
+    def play(self, seconds: float) -> None:
+        """Plays for that time; what was wrong is in .wrong then."""
+        self.start()
+        before = set(self.server.descriptors())
+        chance = random.Random(f"{self.run.seed} warm")
+        for kind in dict.fromkeys(self.clients.kinds):  # each once: what memory that takes is taken
+            self.do(kind, chance)
+        if not self.wrong:
+            memory = self.server.rss()
+            self.all_at_once(seconds)
         if not self.wrong:
             self.at_the_end(before, memory)
         if self.server.ended():
