@@ -95,9 +95,11 @@ class Soak:
             return
         try:
             kind(chance)
+        except Wrong as wrong:
+            self.wrong.append(f"{kind.__name__}: {wrong}")
+            self.wronged.append(wrong.client)
         except Exception as failed:              # a broken server may break a client in any way
             self.wrong.append(f"{kind.__name__}: {type(failed).__name__}: {failed}")
-            self.wronged += [failed.client] if isinstance(failed, Wrong) else []
         self.done[kind.__name__] += 1
 
     def work(self, number: int, until: float) -> None:
