@@ -31,7 +31,8 @@ class Wrong(Exception):
         first = max(0, same - 10)
         shown = [f"{len(data)} bytes: {'...' if first else ''}{data[first:first + 60]!r}"
                  for data in (expected, came)]
-        super().__init__(f"{client.service}, {number} of {of} clients, from byte {same} on\n    expected {shown[0]}\n"
+        super().__init__(f"{client.service}, {number} of {of} clients, from byte {same} on\n"
+                         f"    expected {shown[0]}\n"
                          f"    came     {shown[1]}{client.ended and ', then ' + client.ended}")
         self.client = client
 

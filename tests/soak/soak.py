@@ -133,11 +133,19 @@ class Soak:
         if self.server.ended():
             self.wrong.append(f"it ended with {self.server.status}{self.server.tail()}")
         elif self.wronged and self.way in ("narrating", "faults"):     # all of it can be read
-            self.wronged[0].close()
-            self.wrong.append(f"narrated: {self.server.closed(self.wronged[0]).line.strip()}")
+            self.tell_of(self.wronged[0])
         if not self.wrong:
             self.stop_with_clients()
             self.wrong += self.run.finish()
+
+    def tell_of(self, client: Client) -> None:
+        """How the server saw it end, and why."""
+        client.close()
+        server = self.server
+        # The last one of that address: its port may have been somebody's before.
+        for came in server.all("accept", service=client.service, peer=client.peername)[-1:]:
+            end = server.wait_for("close", after=server.events.index(came), fd=came["fd"])
+            self.wrong.append(f"narrated: {end.line.strip()}")
 
     def equal(self, what: str, came: object, expected: object) -> None:
         if came != expected:
