@@ -12,8 +12,6 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
-from html import unescape
-from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +27,7 @@ from tests.compare.timeline import timeline
 from tests.harness import DEADLINE, SANITIZED, judge, variants
 from tests.harness.narration import COUNTERS
 from tests.output import Style
+from tests.output.reading import Page, cut_off
 from tests.scenarios import Scenario, scenarios
 
 pytestmark = pytest.mark.sources
@@ -51,51 +50,10 @@ def compared(tmp_path_factory):
         (out / "compare.html").read_text())
 
 
-class Page(HTMLParser):
-    """Reads a page and complains about what does not fit together."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.text, self.open, self.elements = text, [], []
-        self.feed(text)
-        assert not self.open, f"never closed: {self.open}"
-        self.ids = [each["id"] for each in self.elements if "id" in each]
-
-    def handle_starttag(self, tag, attributes):
-        element = {"tag": tag, "text": "", **dict(attributes)}
-        self.elements.append(element)
-        if tag not in ("meta", "br"):
-            self.open.append(element)
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open[-1]["tag"] == tag, f"</{tag}> at {self.getpos()}"
-        self.open.pop()
-
-    def handle_data(self, data):
-        for element in self.open:
-            element["text"] += data
-
-    def all(self, tag, **given):
-        return [each for each in self.elements if each["tag"] == tag and all(
-            each.get(key.replace("_", "-")) == value for key, value in given.items())]
-
-
 # --- the page -------------------------------------------------------------------------------
 
 def test_the_page_holds_together(compared):
-    page = compared[2]
-    assert [each for each, count in Counter(page.ids).items() if count > 1] == []
-    links = [each["href"] for each in page.elements if "href" in each]
-    assert [to for to in links if not to.startswith("#")] == []
-    wanted = [to[1:] for to in links] + [
-        to for each in page.elements for to in each.get("aria-labelledby", "").split()]
-    assert wanted and [to for to in wanted if to not in page.ids] == []
-
-
-def test_the_page_fetches_nothing(compared):
-    page = compared[2]
-    assert not re.search(r"https?://|@import|url\(|<link|<img|<iframe", page.text)
-    assert [each for each in page.elements if "src" in each] == []
+    assert compared[2].links() and compared[2].wrong() == []
 
 
 def test_pictures_have_alternatives(compared):
@@ -145,23 +103,6 @@ def test_the_figures_are_those_of_the_narration(compared):
         assert stage != "1" or waited > 0.2
         # Seen from outside, it takes a little longer.
         assert waited * 1000 <= run_["observed"]["milliseconds"] + 1
-
-
-def cut_off(page):
-    """The labels that may reach over an edge of their picture."""
-    found = []
-    for svg in re.findall(r"<svg .*?</svg>", page, re.S):
-        wide, high = map(float, re.search(r'viewBox="0 0 (\S+) ([^"]+)"', svg).groups())
-        for given, text in re.findall(r"<text ([^>]*)>([^<]*)", svg):
-            had = {"text-anchor": "start", **dict(re.findall(r'([\w-]+)="([^"]*)"', given))}
-            if "transform" in had:                          # upright, along the side
-                continue
-            size = 11 if "small" in had.get("class", "") else 13
-            x, y, width = float(had["x"]), float(had["y"]), 0.55 * size * len(unescape(text))
-            left = x - {"start": 0, "middle": width / 2, "end": width}[had["text-anchor"]]
-            if not (0 <= left <= wide - width and 0.8 * size <= y <= high - 0.25 * size):
-                found.append((text, x, y))
-    return found
 
 
 def test_no_label_is_cut_off(compared):
