@@ -153,8 +153,7 @@ WARNINGS = "-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror".split()
 POSIX = "-D_POSIX_C_SOURCE=200809L -pedantic-errors".split()
 WITHOUT_EPOLL = "-DSELECTOR_WITHOUT_EPOLL"
 COMPILERS = {
-    # For the debugger, no call becomes a jump: the frame of who calls would be missing.
-    "alone": ["g++", "-O2", "-g1", "-fno-optimize-sibling-calls", *WARNINGS, *POSIX],
+    "alone": ["g++", "-O0", "-g", *WARNINGS, *POSIX],
     "clang": ["clang++", "-fsyntax-only", *WARNINGS],
     # The compiler defines _GNU_SOURCE for the sake of its own library, and so everything is
     # declared. Without it that library has errors of its own (which are none of ours), and we have

@@ -17,7 +17,7 @@ from tests.harness.variants import DEADLINE, Late
 SMALL = {"rcvbuf": 16 * 1024, "mss": 1400}       # a window that does not hide what is queued
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Mark:
     """What a client did: from when to when (monotonic), what, how many bytes, the first 40."""
     since: float

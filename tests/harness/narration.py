@@ -20,7 +20,7 @@ class Malformed(ValueError):
     """A line that is no narration."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)                             # two lines that read the same are two events
 class Event:
     time: float                # seconds since the server's start
     verb: str
@@ -76,7 +76,7 @@ QUOTED = {"data", "text"}
 QUIET_VERBS = {"start", "listen", "stats"}       # all that -q leaves
 LOUD_VERBS = {"call", "watch"}                   # only with -v
 
-LINE = re.compile(r"( *\d+\.\d{3}) ([a-z]+ *)(?: (.*))?")
+LINE = re.compile(r"( *(?:0|[1-9]\d*)\.\d{3}) (([a-z]+) *)(?: (.*))?")
 FIELD = re.compile(r'([a-z_]+)=("(?:[ !#-\[\]-~]|\\[nrt"\\]|\\x[0-9a-f]{2})*"(?:\+[1-9]\d*)?'
                    r'|[!#-~]+)(?: |$)')
 ESCAPE = re.compile(r'\\(?:x([0-9a-f]{2})|(.))')
@@ -89,10 +89,11 @@ def parse(line: str) -> Event:
     match = LINE.fullmatch(line)
     if not match:
         raise Malformed(f"no narration: {line!r}")
-    seconds, verb, rest = float(match[1]), match[2].strip(), match[3] or ""
-    if f"{seconds:8.3f} {verb:<7} {rest}".rstrip() != line:
+    seconds, padded, verb, rest = match.groups()
+    if (len(seconds) != max(8, len(seconds.lstrip()))
+            or len(padded) != (max(7, len(verb)) if rest else len(verb))):
         raise Malformed(f"badly aligned: {line!r}")
-    return Event(seconds, verb, _fields(verb, rest), line)
+    return Event(float(seconds), verb, _fields(verb, rest or ""), line)
 
 
 @lru_cache(maxsize=1000)                         # stage 2 with -v says the same again and again

@@ -131,24 +131,19 @@ class Run:
         return self.answers([client], quiet) == 1
 
     def fill(self, client: Client, data: bytes) -> int:
-        """Sends until neither the kernel nor the server takes more; how many bytes went out."""
-        return self.fill_all([client], data)[0]
-
-    def fill_all(self, clients: Sequence[Client], data: bytes) -> list[int]:
-        """The same for many at once.
+        """Sends until neither the kernel nor the server takes more; how many bytes went out.
 
         No signal for who can sleep: it would wake a server that sleeps where it should not.
         """
-        sent, refused, taken = [0] * len(clients), 0, -1
+        sent, refused, taken = 0, 0, -1
 
         def more() -> int:
-            """Some from each; how many bytes that was."""
-            before = sum(sent)
-            for i, client in enumerate(clients):
-                sent[i] += client.send_some(data[sent[i]:sent[i] + MEBIBYTE])
-            return sum(sent) - before
+            nonlocal sent
+            count = client.send_some(data[sent:sent + MEBIBYTE])
+            sent += count
+            return count
 
-        while sum(sent) < len(data) * len(clients) and refused < 3:
+        while sent < len(data) and refused < 3:
             if self.variant.stage == 2:    # never asleep; a stats line is printed in another round
                 before, taken = taken, self.server.stats()["bytes_in"]
                 refused = 0 if more() or taken != before else refused + 1
