@@ -18,14 +18,15 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 MATRIX = "tests/checks/test_matrix.py"
 # Those that take longest come first, or all would wait for them at the end.
-PARTS = {"stage 2": [MATRIX, "--stage=2"],
+PARTS = {**{f"stage {each}": [MATRIX, f"--stage={each}"]
+            for each in ("2", "3", "4", "5", "6-select", "6-poll", "6-epoll")},
          "tools": ["tests/tools", "tests/output"],
          "checks": ["tests/checks", f"--ignore={MATRIX}"],
-         "bench, truth": ["tests/bench", "tests/truth"],
-         "compare, bugs": ["tests/compare", "tests/bugs"],
          "harness, soak": ["tests/harness", "tests/soak"],
-         **{f"stage {each}": [MATRIX, f"--stage={each}"]
-            for each in ("1", "3", "4", "5", "6-select", "6-poll", "6-epoll")}}
+         "stage 1": [MATRIX, "--stage=1"],
+         "bench, truth": ["tests/bench", "tests/truth"],
+         "compare, bugs": ["tests/compare", "tests/bugs"]}
+AT_ONCE = 3 * (os.cpu_count() or 1)
 
 
 class Parts:
@@ -54,7 +55,7 @@ class Parts:
 
 def main(options: list[str]) -> int:
     parts, worst, counts, began = Parts(options), 0, Counter(), time.monotonic()
-    with ThreadPoolExecutor(2 * (os.cpu_count() or 1) + 1) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         try:
             for done in as_completed([pool.submit(parts.run, name) for name in PARTS]):
                 name, status, said = done.result()

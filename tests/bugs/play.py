@@ -1,4 +1,6 @@
-"""Plays a broken server, in a process of its own: python3 -m tests.bugs.play NAME PROGRAM [SCENARIO...]
+"""Plays a broken server, in a process of its own.
+
+    python3 -m tests.bugs.play NAME PROGRAM [SCENARIO...]
 
 Prints a line of JSON for each scenario, and keeps within limits: a broken server is not worth all
 of the memory and the disk.

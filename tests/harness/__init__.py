@@ -3,7 +3,7 @@
     variants.py   one column of the matrix each: a stage, stage 6 once for each of its selectors
     server.py     a running server: its narration, its counters, how it ends (process.py: what the
                   system tells of it)
-    client.py     one connection, or a crowd: a deadline on everything, a record of all that was done
+    client.py     one connection, or a crowd: a deadline on everything, a record of what was done
     run.py        one scenario against one variant: starts and connects, and looks after the rest
     judge.py      plays a scenario, and says what was wrong; expect.py: at_least(3) and the like
     faults.py     system calls that fail on demand, by shim.cpp

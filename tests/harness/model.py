@@ -157,13 +157,14 @@ class Chat:
 # --- input that is meant ill ----------------------------------------------------------------
 
 SEEDS = [
-    b"", b"hello", b"q", b" q", b"q ", b"Q", b"\r", b"\r\r", b"q\r", b"/nick anna", b"/nick ", b"/who",
-    b"/nick server", b"/nick guest-1", b"/nick SERVER", b"/nick " + b"x" * 20, b"/nick " + b"x" * 21,
-    b"/nick a b", b"/nick anna\0", b"/nick \xd0\xb0nna", b"/who ", b"/", b"//", b"* anna leaves",
-    b"anna: hello", b"\0", b"\xff\xfe", b"\x1b[2J\x1b]0;x\x07", b"\x9b31m", b"\xc2\x9b31m", b"\xc2\xa0",
-    "größer \u20ac \U0001d11e".encode(), b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\xaf", b"%s%n",
-    b"\xe2\x80\xae", b"x" * 4095, b"x" * 4096, b"x" * 4096 + b"\r", b"x" * 4097, b"\xc3" * 4096,
-    b"\r\n".join([b"a"] * 50), b"\n" * 100, b"\t\x0b\x0c\x7f", b"\x80\xbf" * 30]
+    b"", b"hello", b"q", b" q", b"q ", b"Q", b"\r", b"\r\r", b"q\r", b"/nick anna", b"/nick ",
+    b"/who", b"/nick server", b"/nick guest-1", b"/nick SERVER", b"/nick " + b"x" * 20,
+    b"/nick " + b"x" * 21, b"/nick a b", b"/nick anna\0", b"/nick \xd0\xb0nna", b"/who ", b"/",
+    b"//", b"* anna leaves", b"anna: hello", b"\0", b"\xff\xfe", b"\x1b[2J\x1b]0;x\x07",
+    b"\x9b31m", b"\xc2\x9b31m", b"\xc2\xa0", "größer \u20ac \U0001d11e".encode(), b"\xed\xa0\x80",
+    b"\xf4\x90\x80\x80", b"\xc0\xaf", b"%s%n", b"\xe2\x80\xae", b"x" * 4095, b"x" * 4096,
+    b"x" * 4096 + b"\r", b"x" * 4097, b"\xc3" * 4096, b"\r\n".join([b"a"] * 50), b"\n" * 100,
+    b"\t\x0b\x0c\x7f", b"\x80\xbf" * 30]
 
 
 def ill_line(chance: random.Random, harmless: bool = False) -> bytes:

@@ -129,7 +129,7 @@ class Server(Process):
         def prepare() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, soft_hard)
             if variant.stage == 2:         # or it takes all that other tests need: it never sleeps
-                os.nice(10)
+                os.nice(5)
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_narration, most_narration))
             if LIBC and in_main:           # PR_SET_PDEATHSIG: nobody outlives the tests
                 LIBC.prctl(1, signal.SIGKILL)
