@@ -27,10 +27,12 @@ most_narration = 64 << 20              # bytes: who narrates more falls silent (
 SOFT, HARD = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (HARD, HARD))
 
-# A shell starts what it puts into the background with SIGINT ignored, and that is inherited: no
-# server could then be stopped by it before it has a handler of its own.
+# A shell starts what it puts into the background with SIGINT and SIGQUIT ignored, and that is
+# inherited: no server could then be stopped by one before it has a handler of its own.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGQUIT) == signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
