@@ -34,7 +34,8 @@ PARALLEL = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 
 
 .DELETE_ON_ERROR:
 .SECONDEXPANSION:
-.PHONY: all servers help run-all test sync clean truth demo compare soak bugs bench calls programs FORCE
+.PHONY: all servers help run-all test try sync clean truth demo compare soak bugs hunt bench calls \
+        programs FORCE
 .DEFAULT_GOAL := all
 FORCE: ;
 
@@ -109,6 +110,21 @@ truth: $(BUILD)/truth
 $(BUILD)/truth: tests/truth/truth.cpp $(BUILD)/compiled-with
 	$(COMPILE) -MMD -MP -MF $@.d -MT $@ -o $@ $<
 
+# ---- Write -------------------------------------------------------------------------------------
+
+## make blank-4      stage 4 with holes in my/04_poll: write it yourself, and make try BLANK=4
+##                   (LEVEL=1: only the wait, 2: each step, 3: all; AGAIN=1: once more)
+$(NUMBERS:%=blank-%): blank-%: FORCE
+	$(if $(filter-out 1 2 3,$(LEVEL)),$(error there is no level '$(LEVEL)': LEVEL is 1, 2 or 3))
+	@$(PYTHON) -m tests.blank $* --level $(or $(LEVEL),2) $(if $(filter 1,$(AGAIN)),--again)
+
+# With the flags of all programs, in the student's own folder.
+$(FOLDERS:%=my/%/server): %/server: %/server.cpp $$(wildcard $$*/*.hpp) $(BUILD)/compiled-with
+	$(COMPILE) -o $@ $<
+$(FOLDERS:%=my/%/server.cpp):
+	$(error there is no $@: make blank-$(patsubst 0%,%,$(firstword $(subst _, ,$(notdir $(@D))))) \
+	    writes it)
+
 # ---- Compare -----------------------------------------------------------------------------------
 
 ## make demo         the tour: one story live through all six stages, in plain words
@@ -134,6 +150,20 @@ test:
 programs: $(SERVERS) $(BUILD)/truth $(BUILD)/load $(BUILD)/floor $(BUILD)/calls
 	@:
 
+## make try          which rungs of a ladder does your own server climb? In any language:
+##                   make try SERVER="./mine {port}"       (SERVICE=chat, STAGE=4, RUNG=slow,
+##                   ALL=1: do not stop, LIST=1; PORT=7000: something that is running already;
+##                   BLANK=4: what you have written into my/04_poll)
+blank = $(if $(BLANK),$(if $(filter $(NUMBERS),$(BLANK)),my/$(word $(BLANK),$(FOLDERS))/server,\
+            $(error there is no stage '$(BLANK)': stages are 1 to 6)))
+option = -$(patsubst greet,g,$(patsubst chat,c,$(SERVICE:echo=e)))
+try: $$(blank)
+	@$(foreground) $(PYTHON) -m tests.ladder \
+	    --server $(call quoted,$(if $(BLANK),$(blank) -q $(option) {port},$(SERVER))) \
+	    --port '$(or $(PORT),0)' --service '$(SERVICE)' --stage '$(or $(BLANK),$(STAGE),0)' \
+	    --rung '$(RUNG)' $(if $(filter 1,$(ALL)),--all) $(if $(LIST),--list) \
+	    $(if $(BLANK),--again 'BLANK=$(BLANK)') $(ARGS)
+
 ## make soak         all kinds of clients at once, at random, for ten minutes
 ##                   (SECONDS=60, STAGE=5, SEED=4711, SAN=1)
 soak: $(if $(SERVER),,all)
@@ -150,6 +180,12 @@ BUGS := $(sort $(basename $(notdir $(wildcard tests/bugs/*.patch tests/variants/
 $(BUGS:%=bug-%): bug-%: FORCE
 	@$(foreground) $(PYTHON) -m tests.bugs --run $* -- $(ARGS)
 
+## make hunt         a server with one of those mistakes, and you are not told which: find it
+##                   (SEED=7: that one again, ARGS="-e 7000"; REVEAL=1: which it was)
+hunt:
+	@$(foreground) $(PYTHON) -m tests.bugs.hunt $(if $(REVEAL),--reveal) --seed '$(or $(SEED),0)' \
+	    -- $(ARGS)
+
 # ---- Measure -----------------------------------------------------------------------------------
 
 ## make bench        what each mechanism costs, in figures (QUICK=1: in less than a minute;
@@ -164,13 +200,13 @@ bench: all $(MEASURING)
 calls: $(BUILD)/calls
 	@$(foreground) $< $(ARGS)
 
-## make clean        remove build/, the only folder that is ever written to
+## make clean        remove build/, the only folder that is written to (my/ is yours, and stays)
 clean:
 	rm -rf build
 
 # ---- Bad words ---------------------------------------------------------------------------------
 
-run-% client-%: FORCE
+run-% client-% blank-%: FORCE
 	$(error there is no stage '$*': stages are 1 to 6)
 diff-%: FORCE
 	$(error there is no '$@': diff-2 to diff-6 show what changed from the stage before)

@@ -35,6 +35,7 @@ class Verdict:
     wrong: str = ""                        # with the patch itself
     red: dict[str, str] = field(default_factory=dict)      # scenario -> why, in a line
     green: list[str] = field(default_factory=list)
+    rungs: dict[str, str] = field(default_factory=dict)    # service -> where the ladder ended
     seconds: float = 0.0
     late: bool = False                     # there was no time for all scenarios
 
@@ -49,8 +50,17 @@ class Verdict:
         return [name for name in self.red if name not in self.bug.caught_by]
 
     @property
+    def misplaced(self) -> str:
+        """At which rung it failed, if that is not the one that its header names."""
+        found = {service: rung for service, rung in self.rungs.items() if rung}
+        named = {self.bug.service: self.bug.rung} if self.bug.rung else {}
+        return "" if found == named or not self.rungs else ", ".join(
+            f"{rung} ({service})" for service, rung in found.items()) or "none"
+
+    @property
     def right(self) -> bool:
-        return not (self.wrong or self.missed or (self.bug.variant and self.others))
+        return not (self.wrong or self.missed or self.misplaced
+                    or (self.bug.variant and self.others))
 
     def __str__(self) -> str:
         start = f"{self.bug.name:24} stage {self.bug.stage}  "
@@ -73,6 +83,9 @@ class Verdict:
             lines.append("not caught")
         if self.missed and not self.wrong:
             lines.append("FAILED: not caught by " + ", ".join(self.missed))
+        if self.misplaced and not self.wrong:
+            lines.append(f"FAILED: ends at the rung {self.misplaced}, "
+                         f"not at {self.bug.fields['Rung']}")
         wrapped = [part for line in lines for part in textwrap.wrap(line, 64)]
         return start + ("\n" + " " * len(start)).join(wrapped)
 
@@ -133,6 +146,9 @@ class Judges:
                 rest.append(line)
                 continue
             played = json.loads(line)
+            if "rung" in played:
+                verdict.rungs[played["service"]] = played["rung"]
+                continue
             if played["why"]:
                 verdict.red.setdefault(played["scenario"], f"{played['variant']}: {played['why']}")
             elif played["scenario"] not in verdict.green:

@@ -33,6 +33,7 @@ TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
 BUILD = ROOT / (os.environ.get("BUILD") or "build") / "bugs"
 FIELDS = ("Found in", "You see", "Try", "Caught by")
+RUNG = re.compile(r"(\w+) \((echo|greet|chat)\)|none|by chance")
 SOURCE = re.compile(r"^--- a/(\w+)/(\S+)$", re.M)
 
 COMPILE = "-std=c++20 -O1 -g"
@@ -56,6 +57,8 @@ class Bug:
     folder: str                            # of the stage that it is for
     caught_by: list[str]
     sanitized: bool = False
+    rung: str = ""                         # of `make try`, at which it fails: none does if ""
+    service: str = ""                      # with that service
 
     @property
     def stage(self) -> int:
@@ -90,7 +93,7 @@ def read_bug(path: Path) -> Bug:
             fields[last] += " " + line.strip()
         elif line.strip():
             raise Wrong(f"neither a field nor a diff: {line!r}")
-    wanted = ["Change" if variant else "Mistake", *FIELDS]
+    wanted = ["Change" if variant else "Mistake", *FIELDS, *["Rung"] * (not variant)]
     if [name for name in fields if name != "Built with"] != wanted:
         raise Wrong(f"its fields are {', '.join(fields)}, not {', '.join(wanted)}")
     diff = mark.lstrip("\n") + diff
@@ -98,9 +101,12 @@ def read_bug(path: Path) -> Bug:
     if len(folders) != 1:
         raise Wrong(f"a patch to {' and '.join(sorted(folders)) or 'nothing'}, not to one stage")
     names = fields["Caught by"]
+    rung = RUNG.fullmatch(fields.get("Rung", "none"))
+    if not rung:
+        raise Wrong(f"Rung: {fields['Rung']!r} is not: half_close (echo)")
     return Bug(path.stem, path, variant, fields, diff, folders.pop(),
                [] if names == "nobody" else re.split(r",\s*", names),
-               fields.get("Built with") == "SAN=1")
+               fields.get("Built with") == "SAN=1", rung[1] or "", rung[2] or "")
 
 
 def paths(kind: str = "*") -> list[Path]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import resource
+import shlex
 import sys
 
 from tests import harness
 from tests.bugs.patches import path_of, read_bug
 from tests.harness import server
+from tests.ladder.climb import first_failure
 from tests.scenarios import scenarios
 
 MOST_MEMORY = 1 << 30
@@ -41,6 +43,12 @@ def play(name: str, program: str, wanted: list[str]) -> None:
                   flush=True)
             if why and not bug.variant:
                 break                      # caught: its other selectors need not be asked
+    if not wanted and not bug.variant and bug.fields["Rung"] != "by chance":
+        variant, *_ = harness.variants(str(bug.stage), program)
+        for service in [bug.service] if bug.service else ("echo", "greet", "chat"):
+            words = [program, *variant.arguments, "-q", f"-{service[0]}"]
+            found = first_failure(shlex.join(words) + " {port}", service, bug.stage)
+            print(json.dumps({"service": service, "rung": found}), flush=True)
 
 
 if __name__ == "__main__":

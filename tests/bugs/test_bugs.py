@@ -67,7 +67,8 @@ def test_names_are_unique():
 ])
 def test_what_is_wrong_with_a_patch_is_said(tmp_path, text, reason):
     path = tmp_path / "bug.patch"
-    path.write_text(text.format("Mistake: a\nFound in: a\nYou see: a\nTry: a\nCaught by: a\n"))
+    path.write_text(text.format("Mistake: a\nFound in: a\nYou see: a\nTry: a\nCaught by: a\n"
+                                "Rung: none\n"))
     with pytest.raises(patches.Wrong, match=reason):
         patches.read_bug(path)
 

@@ -54,7 +54,7 @@ from tests.harness.expect import (EPOLL, SELECT, anything, at_least, at_most, be
 from tests.harness.judge import Verdict, judge
 from tests.harness.process import LIBC, Process, poll_one
 from tests.harness.run import MEBIBYTE, Run
-from tests.harness.server import Server, Stopped, end_on_sigterm, run_program
+from tests.harness.server import HARD, SOFT, Server, Stopped, end_on_sigterm, narrates, run_program
 from tests.harness.variants import (BUILD, DEADLINE, FOLDERS, LOOPBACK, ROOT, SANITIZED, SELECTORS,
                                     SERVICES, Late, Unavailable, Variant, default_address,
                                     own_host, variants)

@@ -92,6 +92,28 @@ def run_program(variant: Variant, *arguments: str, seconds: float = DEADLINE,
         raise Late(f"{variant.name} {' '.join(arguments)} did not end") from None
 
 
+def narrates(variant: Variant) -> bool:
+    """Whether that program takes our command line, and begins to narrate as ours do."""
+    with tempfile.TemporaryFile() as out:
+        process = subprocess.Popen(
+            [str(variant.program), *variant.arguments, "-e", "0"], stdin=subprocess.DEVNULL,
+            stdout=out, stderr=subprocess.STDOUT, env=_environment(None))
+        until = time.monotonic() + 5
+        try:
+            while time.monotonic() < until and b"\n" not in os.pread(out.fileno(), 4096, 0):
+                if process.poll() is not None:
+                    break
+                time.sleep(0.005)
+        finally:
+            process.kill()
+            process.wait()
+        first = os.pread(out.fileno(), 4096, 0).partition(b"\n")[0]
+    try:
+        return parse(first.decode("latin-1")).verb == "start"
+    except Malformed:
+        return False
+
+
 class Server(Process):
     """Ends with the `with` block, the Run, or the tests, whichever is first."""
 

@@ -62,7 +62,8 @@ def variants(which: str = "", server: str = "") -> list[Variant]:
         program = Path(server).resolve() if server else BUILD / folder
         for how in SELECTORS if stage == 6 else ("",):
             minus = f"-{how}" * bool(how)
-            found.append(Variant(folder + minus, f"{stage}{minus}", stage, program,
+            name = os.path.basename(server) if server else folder
+            found.append(Variant(name + minus, f"{stage}{minus}", stage, program,
                                  ("-s", how) if how else (), bool(server)))
     if which:
         for word in which.replace(",", " ").split():
