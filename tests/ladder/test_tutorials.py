@@ -24,7 +24,7 @@ EACH = pytest.mark.parametrize("program", PROGRAMS)
 def played(request):
     """Those that will be asked for are started together, as most of it is waiting."""
     asked = [item.callspec.params["program"] for item in request.session.items
-             if "played" in getattr(item, "fixturenames", ())]
+             if item.module.__name__ == __name__ and "played" in item.fixturenames]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {program: pool.submit(play, program) for program in asked}
 
