@@ -22,7 +22,7 @@ VALGRIND = ("--tool=callgrind", "--callgrind-out-file=/dev/null")
 
 
 class Unusable(Exception):
-    """One line for whoever started us."""
+    """One line for the user."""
 
 
 def outside(name: str, *words: str, **how: Any) -> Server:

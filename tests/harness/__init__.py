@@ -1,4 +1,4 @@
-"""What every scenario is played with: the servers, and clients that never wait for ever.
+"""What every scenario is played with: the servers, and clients with a deadline on all that they do.
 
     variants.py   one column of the matrix each: a stage, stage 6 once for each of its selectors
     server.py     a running server: its narration, its counters, how it ends (process.py: what the

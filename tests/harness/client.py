@@ -28,7 +28,7 @@ class Mark:
 
 
 class Client:
-    """One connection. Whatever would wait for ever raises Late instead."""
+    """One connection. What takes too long raises Late."""
 
     def __init__(self, address: tuple[str, int], name: str = "A", service: str = "", *,
                  rcvbuf: int = 0, sndbuf: int = 0, mss: int = 0, connect: bool = True,

@@ -30,7 +30,7 @@ def steps(clients: list[Client]) -> list[tuple[float, str]]:
 def _deed(what: str, count: int, size: int, text: str) -> str:
     verb = {"connect": "connects", "send": "sends", "recv": "gets", "eof": "gets the end",
             "reset": "resets", "half_close": "half-closes", "close": "closes",
-            "urgent": "sends an urgent byte", "wait": "waits, in vain"}[what]
+            "urgent": "sends an urgent byte", "wait": "waits, and gets nothing"}[what]
     if what not in ("send", "recv"):
         return verb
     short = ascii(text[:24])

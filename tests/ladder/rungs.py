@@ -1,9 +1,9 @@
 """The rungs, in the order in which a student gets them green.
 
 A rung drives clients, and fails with what should have come and what came (Exam.want and others).
-Beside it stand the words for whoever fails: what may be the cause, most likely first; where to read
-on; which bug of the gallery is the same mistake. It asks nothing of a server but its service: no
-narration, no options, no exit status.
+Beside it stand the words for a server that fails: what may be the cause, most likely first; where
+to read on; which bug of the gallery is the same mistake. It asks nothing of a server but its
+service: no narration, no options, no exit status.
 """
 
 from __future__ import annotations
@@ -347,7 +347,7 @@ def fifty(exam: Exam) -> None:
 @rung("nothing to do costs no CPU",
       "a wait that returns at once: writing is watched for though nothing is to be sent",
       "a wait with a time limit of 0, or none at all: the loop goes round and round",
-      "a client that has left is still watched: it stays readable for ever",
+      "a client that has left is still watched: it stays readable",
       read="always watched for writing", bug="always_writable", not_for=BUSY)
 def idle(exam: Exam) -> None:
     exam.newcomer("A").close()

@@ -24,7 +24,7 @@ MESSAGES = 50
     "all": {"served": 50, "asleep": True, "seconds": anything, "cpu_share": anything,
             "empty_calls": 0, "other_calls": 0, "waits": between(1, 2)},
     "1": {"served": 1, "waits": 0, "other_calls": between(0, 2)},  # ... from recv()
-    # Nobody says anything, and it asks all of them for ever: a whole CPU, if it gets one.
+    # Nobody says anything, and it asks all of them, again and again: a whole CPU, if it gets one.
     "2": {"waits": 0, "empty_calls": at_least(1000), "asleep": False}})
 def idle(run):
     run.say("Fifty clients connect, and each asks once.")

@@ -1,4 +1,4 @@
-"""Whoever reads the narration: gone, asleep, or never there."""
+"""The narration's reader: gone, asleep, or never there."""
 
 import fcntl
 import os

@@ -17,7 +17,7 @@ OUTBOX_LIMIT = 256 * 1024              # so much may wait for one peer, say the 
     "1": {"accept 0": 0, "accept 1": 0, "recv 0": 0, "recv 1": 0}})
 def stop_before_a_call(run):
     # The shim raises SIGTERM within the server, when so many calls have been made and the next
-    # is about to be. The server sleeps in it for ever, unless the handler has seen to that.
+    # is about to be. The server never wakes from it, unless the handler has seen to that.
     cases = {"accept 0": "nobody", "accept 1": "leaves", "recv 0": "silent", "recv 1": "speaks"}
     if run.variant.stage > 2:
         cases = {"wait 0": "nobody", "wait 1": "silent", "wait 2": "speaks"}

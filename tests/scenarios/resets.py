@@ -80,7 +80,7 @@ def reset_in_backlog(run):
             for n in range(0, 20, 2):
                 crowd[n].reset() if n % 4 else crowd[n].close()
             stay = crowd[1::2]
-            for client in stay:        # ... or the first stage would serve the first one for ever
+            for client in stay:        # ... or the first stage would never end the first one
                 client.half_close()
         right += sum(client.recv_until_eof() == b"%d of %d" % (n, i)
                      for n, client in zip(range(1, 20, 2), stay))

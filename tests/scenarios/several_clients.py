@@ -38,7 +38,7 @@ def second_client(run):
 @scenario("Is a client of the second listener answered?", services=("echo", "greet"), expect={
     "all": {"while_the_first_has_a_client": True, "when_that_one_has_left": True,
             "first_listener_goes_on": "again\n", "says_why_not": False},
-    # One thread waits in one accept(), for ever.
+    # One thread can wait in one accept() only.
     "1": {"while_the_first_has_a_client": False, "when_that_one_has_left": False,
           "says_why_not": True}})
 def second_listener(run):

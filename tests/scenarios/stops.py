@@ -1,4 +1,4 @@
-"""How a server ends: at any instant, whoever is connected, whatever it is doing."""
+"""How a server ends: at any instant, with any clients, in the middle of anything."""
 
 import select
 import signal

@@ -1,4 +1,4 @@
-"""TCP's urgent byte: it stands beside the stream, and must not wake a server for ever."""
+"""TCP's urgent byte: it stands beside the stream, and must not keep a server awake."""
 
 import time
 

@@ -83,7 +83,7 @@ inline void ignore(Events) {}
 /// Ready descriptors, and what for.
 using Found = std::map<int, Events>;
 
-/// What select() finds now. Whoever it finds, it finds once.
+/// What select() finds now. It finds each descriptor once.
 Found found(Selector& selector, double timeout = 0);
 
 void call_all(Selector& selector, double timeout = 0);
