@@ -1,4 +1,4 @@
-"""All tests, in parts that run at the same time: most of a test is waiting.
+"""The tests, in parts that run at the same time: most of a test is waiting.
 
     python3 -m tests.parts [PYTEST'S OPTIONS...]
 

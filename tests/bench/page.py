@@ -1,4 +1,4 @@
-"""build/bench.html from what bench.py measured: one file, no script, nothing to fetch.
+"""build/bench.html from what bench measured: one file, no script, nothing to fetch.
 
 Lines are told apart by colour and dash and marker, and each is labelled where it ends. A chart's
 text alternative says its figures; the table that it is drawn from stands on the same page.

@@ -47,7 +47,7 @@ def _one_message(seen: Observed) -> str:
     cost = seen["0"]
     text = ", ".join(name if cost[key] == 1 else f"{number(cost[key])} {name}" for key, name in (
         ("waits", "wait"), ("recv", "recv"), ("send", "send"), ("accept", "accept")) if cost[key])
-    empty = f"; {number(cost['would_block'])} in vain" if cost["would_block"] else ""
+    empty = f"; {number(cost['would_block'])} for nothing" if cost["would_block"] else ""
     return f"{number(calls(cost))}: {text}{empty}"
 
 
@@ -55,7 +55,7 @@ def _beside(count: str) -> tuple[Callable[[Observed], str], Callable[[Observed],
     def cell(seen: Observed) -> str:
         cost = seen[count]
         if cost["would_block"]:
-            more = f"{number(cost['would_block'])} in vain"
+            more = f"{number(cost['would_block'])} for nothing"
         elif cost["scanned"]:
             more = f"{number(cost['scanned'])} looked at"
         else:                                      # stage 1 does not know that they are there

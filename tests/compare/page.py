@@ -50,7 +50,7 @@ if (location.hash) unfold();
 </script>""")
 
 IDEAS = ("Blocking: one client at a time, and every call sleeps.",
-         "A busy loop: no call sleeps; every socket is tried in turn, for ever.",
+         "A busy loop: no call sleeps; every socket is tried in turn, all the time.",
          "select: the kernel is asked once about all of them, and sleeps meanwhile.",
          "poll: the same, with a list that may be of any length.",
          "epoll: the kernel keeps the list, and returns who is ready.",
@@ -67,7 +67,7 @@ PICTURES = (
      "something; the other has asked the kernel to wake it."))
 
 FIGURES = {"waits": "waits", "recv": "receives", "send": "sends", "accept": "accepts",
-           "watch": "changes of the watched set", "would_block": "calls in vain",
+           "watch": "changes of the watched set", "would_block": "calls for nothing",
            "scanned": "entries looked at"}
 
 
@@ -97,7 +97,7 @@ def introduction(record: Record) -> Iterator[Markup]:
     yield element("ul", [element("li", element("i", style=f"background: var(--{color})"), text)
                          for color, text in (
                              ("asleep", "the server is asleep, in the call named"),
-                             ("hot", "the server spins: it calls, in vain"),
+                             ("hot", "the server spins: it calls for nothing"),
                              ("wait", "a client waits for its answer"))], class_="key")
 
 
@@ -125,7 +125,8 @@ def pictures_that_matter(record: Record) -> Iterator[Markup]:
         yield element("p", "One client asks, beside 10, 100 and 1,000 that say nothing. How many "
                       "entries are looked at for one message, by kernel and program together? "
                       "select and poll get the whole list with each call, and walk it; the busy "
-                      "loop asks everybody in vain. epoll has been told once, and looks only at "
+                      "loop asks everybody for nothing. epoll has been told once, and looks only "
+                      "at "
                       "who is ready.")
         yield element("figure", drawn, element(
             "figcaption", "Both axes are logarithmic. ",

@@ -112,7 +112,7 @@ class Bar:
             if begin <= now < end:
                 again, self.last = self.last == (begin, call), (begin, call)
                 if kind == "hot":
-                    return "#" + " tries every socket, in vain" * (not again), kind
+                    return "#" + " tries every socket, for nothing" * (not again), kind
                 return ":" + f" asleep in {call}()" * (not again), kind
         return "", ""
 
@@ -129,4 +129,4 @@ def _asleep(shown: Record, _: str) -> str:
 
 def _calls(shown: Record, stage: str) -> str:
     sums = shown["counters"]
-    return f"{number(calls(sums, stage))}, {number(sums.get('would_block', 0))} in vain"
+    return f"{number(calls(sums, stage))}, {number(sums.get('would_block', 0))} for nothing"

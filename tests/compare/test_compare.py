@@ -85,7 +85,7 @@ def test_the_page_says_what_the_record_says(compared):
                 text = f"... {entry:,} lines more" if isinstance(entry, int) else entry[1]
                 assert text in shown
     vain = record["scenarios"]["idle"]["runs"]["2"]["picture"]["counters"]["would_block"]
-    assert f"spins: {vain:,} calls in vain" in page.text
+    assert f"spins: {vain:,} calls for nothing" in page.text
 
 
 def test_the_figures_are_those_of_the_narration(compared):
@@ -260,7 +260,7 @@ def test_the_tour_runs_through_in_a_pipe():
     assert done.returncode == 0, done.stderr
     assert "\033" not in done.stdout
     told = done.stdout.split("\nStage ")[1:]
-    for text, server, late in zip(told, ("asleep in recv()", "asks every socket in vain",
+    for text, server, late in zip(told, ("asleep in recv()", "asks every socket for nothing",
                                          "asleep in epoll_wait()"), (True, False, False)):
         assert server in text and ("no answer yet" in text) == late
         assert text.index("B connects and asks") < text.index("answers B") \

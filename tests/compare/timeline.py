@@ -129,7 +129,7 @@ class Timeline:
         self.box(0, self.shown["seconds"], self.y, 22, "awake")
         for begin, end, kind, call in self.shown["spans"]:
             vain = self.shown["counters"].get("would_block", 0)
-            text = f"spins: {vain:,} calls in vain" if kind == "hot" else f"asleep in {call}()"
+            text = f"spins: {vain:,} calls for nothing" if kind == "hot" else f"asleep in {call}()"
             hint = f"{text}, {span(end - begin)}"
             self.box(begin, end, self.y, 22, kind, hint, (hint, text, call),
                      "small onhot" if kind == "hot" else "small")

@@ -130,7 +130,7 @@ def lines_limit(run):
 def line_without_end(run):
     a = run.connect()
     a.recv_line()
-    answer = a.exchange(b"x" * (1 << 20), size=1 << 20)      # in vain: the server hangs up
+    answer = a.exchange(b"x" * (1 << 20), size=1 << 20)      # not all of it: the server hangs up
     b = run.connect()
     return {"told": _text(answer), "server_goes_on": _text(b.recv_line())[:8],
             "reason": run.server.closed(a)["reason"]}

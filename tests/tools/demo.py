@@ -77,7 +77,8 @@ class Teller:
         if server.state() == "S":
             text = f"asleep in {self.call()}(); CPU {share * 100:.0f} %"
         else:
-            text = self.style.worst(f"awake, asks every socket in vain; CPU {share * 100:.0f} %")
+            text = self.style.worst(
+                f"awake, asks every socket for nothing; CPU {share * 100:.0f} %")
         self.line("server", text)
 
     def call(self) -> str:
@@ -143,7 +144,7 @@ def play_live(variant: Variant, step: float, style: Style) -> None:
     stats = run.server.events[-1]
     kinds = [*filter(None, [SLEEPS_IN.get(variant.id)]), *["epoll_ctl"] * keeps_list(variant.id),
              "accept", "recv"]
-    vain = f", {number(stats['would_block'])} of them in vain" * bool(stats["would_block"])
+    vain = f", {number(stats['would_block'])} of them for nothing" * bool(stats["would_block"])
     print(f"\n  In all: {number(calls(stats.fields, variant.id))} calls of {', '.join(kinds)} and "
           f"send{vain}; {used:.2f} s of CPU in {seconds:.1f} s.")
     print(textwrap.fill(lesson("second_client", variant), 86, initial_indent="  ",
