@@ -126,8 +126,7 @@ def pictures_that_matter(record: Record) -> Iterator[Markup]:
                       "entries are looked at for one message, by kernel and program together? "
                       "select and poll get the whole list with each call, and walk it; the busy "
                       "loop asks everybody for nothing. epoll has been told once, and looks only "
-                      "at "
-                      "who is ready.")
+                      "at who is ready.")
         yield element("figure", drawn, element(
             "figcaption", "Both axes are logarithmic. ",
             link("silent_clients-figures", "All figures."), class_="soft"))
