@@ -43,9 +43,10 @@ def play(name: str, program: str, wanted: list[str]) -> None:
                   flush=True)
             if why and not bug.variant:
                 break                      # caught: its other selectors need not be asked
-    if not wanted and not bug.variant and bug.fields["Rung"] != "by chance":
+    services = [bug.service] if bug.service else [] if wanted else ["echo", "greet", "chat"]
+    if not bug.variant and bug.fields["Rung"] != "by chance":
         variant, *_ = harness.variants(str(bug.stage), program)
-        for service in [bug.service] if bug.service else ("echo", "greet", "chat"):
+        for service in services:
             words = [program, *variant.arguments, "-q", f"-{service[0]}"]
             found = first_failure(shlex.join(words) + " {port}", service, bug.stage)
             print(json.dumps({"service": service, "rung": found}), flush=True)

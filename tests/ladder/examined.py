@@ -74,8 +74,11 @@ def holder_of(port: int) -> int:
         except OSError:
             pass
     for pid in sorted(_parents()):
-        if inodes & set(Process(pid).descriptors().values()):
-            return pid
+        try:
+            if inodes & set(Process(pid).descriptors().values()):
+                return pid
+        except PermissionError:            # another user's
+            pass
     raise Unseen("whose process it is cannot be seen")
 
 
@@ -88,6 +91,8 @@ class Examined:
         self.printed = b""
         self.process: Optional[subprocess.Popen[bytes]] = None
         self._pid = 0
+        self._seen: list[Process] = []     # its processes, as they were
+        self._looked = 0.0                 # at that time
 
     def start(self) -> str:
         """Waits until it listens; what is wrong, or ""."""
@@ -159,18 +164,28 @@ class Examined:
     def memory(self) -> int:
         return sum(process.rss() for process in self.processes())
 
+    def scheduled(self) -> tuple[float, float, bool]:
+        """Seconds that its threads were on a CPU; that they stood in line for one, as far as that
+        is over; and whether one of them is on a CPU or in line now."""
+        ran, stood, wants = 0, 0, False
+        if time.monotonic() > self._looked + 0.2:        # to find them takes long, if often done
+            self._seen, self._looked = self.processes(), time.monotonic()
+        for process in self._seen:
+            for task in Path(f"/proc/{process.pid}/task").glob("*"):
+                try:
+                    words = (task / "schedstat").read_text().split()
+                    state = (task / "stat").read_text().rpartition(") ")[2]
+                except OSError:
+                    continue
+                ran, stood = ran + int(words[0]), stood + int(words[1])
+                wants = wants or state.startswith("R")
+        return ran / 1e9, stood / 1e9, wants
+
     def wanted(self) -> float:
         """Seconds for which its threads had something to do: on a CPU, or in line for one. So a
         server that spins is seen on a busy machine, too."""
-        total = 0.0
-        for process in self.processes():
-            for task in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
-                try:
-                    ran, stood, _ = task.read_text().split()
-                except OSError:
-                    continue
-                total += (int(ran) + int(stood)) / 1e9
-        return total
+        ran, stood, _ = self.scheduled()
+        return ran + stood
 
     def few_descriptors(self, more: int) -> None:
         """From now on it may have that many more than it has."""
