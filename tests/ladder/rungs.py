@@ -53,7 +53,7 @@ def rung(title: str, *causes: str, read: str = "", bug: str = "", services: Sequ
 @rung("it starts, and listens",
       "bind() or listen() was not called, or failed: print what errno says",
       "it listens on another port than the one it is given",
-      read="The line of thought")
+      read="Before the first stage")
 def listens(exam: Exam) -> None:
     exam.alive("it listens")
 
@@ -62,7 +62,7 @@ def listens(exam: Exam) -> None:
       "recv() waits for more than there is: it returns as soon as there is one byte",
       "the answer is never sent: printf() and cout fill a buffer, send() does not",
       "it sends something else first: echo says nothing by itself",
-      read="1, blocking.", services=["echo"])
+      read="Stage 1: blocking", services=["echo"])
 def one_byte(exam: Exam) -> None:
     a = exam.visitor()
     for byte in (b"x", b"y"):
@@ -120,7 +120,7 @@ def next_one(exam: Exam) -> None:
 @rung("two clients at once",
       "it sleeps in recv() for A: while it does, nobody else is accepted or answered",
       "a socket is blocking that should not be",
-      read="1, blocking.", bug="blocking_client", services=["echo", "greet"], not_for=BLOCKING)
+      read="Stage 1: blocking", bug="blocking_client", services=["echo", "greet"], not_for=BLOCKING)
 def two(exam: Exam) -> None:
     a = exam.visitor()
     exam.served(a, "A is served")
@@ -132,7 +132,7 @@ def two(exam: Exam) -> None:
 @rung("a client that says nothing keeps nobody waiting",
       "after accept() it sleeps in recv() for the newcomer, who has not said anything yet",
       "only the first ready socket of a round is served",
-      read="1, blocking.", bug="blocking_listener", not_for=BLOCKING)
+      read="Stage 1: blocking", bug="blocking_listener", not_for=BLOCKING)
 def silent(exam: Exam) -> None:
     for _ in range(3):
         exam.visitor() if exam.service != "echo" else exam.connect()
@@ -173,23 +173,6 @@ def relayed(exam: Exam) -> None:
     for wanted in (b"hello\n", b"world\n", b"and\n", b"more\n"):
         if not (heard := exam.line(b, readable(wanted))).endswith(wanted):
             exam.fail(f"B hears {readable(wanted)}", f"it heard {readable(heard)}")
-
-
-@rung("q ends the conversation",
-      "the goodbye is a line, and the connection is closed behind it",
-      read="From the documents to the stages", services=["greet"])
-def quits(exam: Exam) -> None:
-    a = exam.visitor()
-    a.send(b"q\n")
-    exam.line(a, "a line of goodbye")
-    exam.end(a, "the server ends A's connection after q")
-    b = exam.visitor("B", **SMALL)
-    b.send(b"a line\n" * 20_000 + b"q\n")
-    for _ in range(3):                     # bytes that come after a close() draw a reset
-        time.sleep(0.05)
-        b.send_some(b"not read any more\n")
-    exam.want(b, b"a line good\n" * 20_000, "B gets all its answers, though it has sent more")
-    exam.line(b, "a line of goodbye")
 
 
 @rung("a descriptor for each client, and none left behind",
@@ -253,6 +236,23 @@ def half_close(exam: Exam) -> None:
             came = came.partition(b"\n")[2]
         if came != answer or client.ended != "eof":
             exam.differs(client, answer, came, what)
+
+
+@rung("q ends the conversation",
+      "the goodbye is a line, and the connection is closed behind it",
+      read="From the documents to the stages", services=["greet"])
+def quits(exam: Exam) -> None:
+    a = exam.visitor()
+    a.send(b"q\n")
+    exam.line(a, "a line of goodbye")
+    exam.end(a, "the server ends A's connection after q")
+    b = exam.visitor("B", **SMALL)
+    b.send(b"a line\n" * 20_000 + b"q\n")
+    for _ in range(3):                     # bytes that come after a close() draw a reset
+        time.sleep(0.05)
+        b.send_some(b"not read any more\n")
+    exam.want(b, b"a line good\n" * 20_000, "B gets all its answers, though it has sent more")
+    exam.line(b, "a line of goodbye")
 
 
 @rung("a reset ends that client only",
@@ -395,7 +395,7 @@ def full(exam: Exam) -> None:
 @rung("Ctrl-C ends it",
       "the handler sets a flag, and the wait goes on: nothing wakes it",
       "SIGINT is ignored, or a thread or a child does not end",
-      read="Does a flag set in the handler suffice?", bug="lost_signal", started=True)
+      read="Does a flag set in the signal handler suffice?", bug="lost_signal", started=True)
 def ctrl_c(exam: Exam) -> None:
     exam.newcomer("A")                     # served, or it may not be ready for signals yet
     exam.server.signal(signal.SIGINT)
