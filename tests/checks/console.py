@@ -11,10 +11,13 @@ A fenced block whose info string is `console` is run, in one bash, from this rep
     1
     2
 
+A block whose info string is `sh run` has no prompts, so that it can be pasted; all that it prints
+stands in the next block, of the kind `text`, which may be folded away.
+
 - `$ ` begins a command, `> ` goes on with it; below it stands all that is printed until the next.
 - `...` in a line is any text; a line that is nothing but `...` is any number of lines, also none.
-- `≈` before a number is any number, with a fraction only if one is written; blanks around it may
-  be more or fewer. Blanks at the end of a line do not count.
+- `≈` before a number is any number, with a fraction only if one is written. How many blanks stand
+  between two words, or at the end of a line, does not count.
 - Ports are 7000 to 7099, files build/notes...: each run has others, so that several can run at the
   same time. What is printed is put back into the notes' terms before it is compared.
 - On a busy machine `sleep 0.3` may be too short for what it waits for: a block that printed
@@ -54,6 +57,8 @@ class Command:
 
 def commands_of(block: Block) -> list[Command]:
     """Raises ValueError if something stands before the first command."""
+    if block.kind == "run":
+        return [Command(block.line + 1, "\n".join(block.lines), trimmed(list(block.answer)))]
     found: list[Command] = []
     for number, line in enumerate(block.lines, block.line + 1):
         if line.startswith("$ "):
@@ -100,6 +105,8 @@ def trimmed(lines: list[str]) -> list[str]:
 
 def fits(expected: list[str], actual: list[str]) -> bool:
     """Line by line; where "..." has taken too few lines, it takes one more."""
+    expected, actual = (
+        [re.sub(r"(?<=\S) +", " ", line) for line in lines] for lines in (expected, actual))
     i = j = 0
     again: Optional[tuple[int, int]] = None
     while j < len(actual):
@@ -127,7 +134,7 @@ def missing_for(block: Block) -> str:
     """Why it cannot be run on this machine; "" if it can."""
     if not shutil.which("bash"):
         return "there is no bash here (Debian's package bash)"
-    text = "\n".join(line[2:] for line in block.lines if line.startswith(("$ ", "> ")))
+    text = "\n".join(command.text for command in commands_of(block))
     for tool in re.findall(r"(?:^|[;|&(])\s*(?:timeout \S+ )?(\w+)", text, re.M):
         if tool in TOOLS and not shutil.which(tool):
             return f"there is no {tool} here (Debian's package {TOOLS[tool]})"

@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Iterator
@@ -24,9 +24,10 @@ Told = tuple[int, str]                     # a line's number, and what is wrong 
 
 @dataclass(frozen=True)
 class Block:
-    kind: str
+    kind: str                              # "run" if the fence says ```sh run
     line: int                              # that of its fence
     lines: tuple[str, ...]
+    answer: tuple[str, ...] = ()           # of a "run": the block of the kind "text" that follows
 
 
 class Page:
@@ -37,7 +38,7 @@ class Page:
         self.unclosed: list[Told] = []
         lines = iter(enumerate(text.splitlines(), 1))
         for number, line in lines:
-            fence = re.match(r"( *)(```+)\s*(\S*)", line)
+            fence = re.match(r"( *)(```+)\s*(?:sh (?=run$))?(\S*)", line)
             if not fence:
                 self.text.append((number, line))
                 continue
@@ -49,7 +50,10 @@ class Page:
                 inside.append(line[len(indent):] if line.startswith(indent) else line.lstrip())
             else:
                 self.unclosed.append((number, "this block has no end"))
-            self.blocks.append(Block(kind, number, tuple(inside)))
+            if kind == "text" and self.blocks and self.blocks[-1].kind == "run":
+                self.blocks[-1] = replace(self.blocks[-1], answer=tuple(inside))
+            else:
+                self.blocks.append(Block(kind, number, tuple(inside)))
 
     def of(self, kind: str) -> list[Block]:
         return [block for block in self.blocks if block.kind == kind]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,12 @@ pytestmark = pytest.mark.sources
 AT_ONCE = 4                                # blocks: most of one is waiting
 FILES = {name: Page((ROOT / name).read_text(encoding="utf-8"), ROOT / name)
          for name in ("NOTES.md", "README.md")}
-KINDS = ("console", "sh", "mermaid", "")   # without a name: shown, and not checked
+KINDS = ("console", "run", "sh", "mermaid", "")   # without a name: shown, and not checked
 
 
-def _blocks(kind: str):
-    found = [(name, block) for name, page in FILES.items() for block in page.of(kind)]
+def _blocks(*kinds: str):
+    found = [(name, block) for name, page in FILES.items() for block in page.blocks
+             if block.kind in kinds]
     return pytest.mark.parametrize("name, block", found,
                                    ids=[f"{name}:{block.line}" for name, block in found])
 
@@ -83,7 +85,7 @@ def outcomes(request):
 
 
 @pytest.mark.skipif(BUILD != ROOT / "build", reason="the notes' commands are for what is in build/")
-@_blocks("console")
+@_blocks("console", "run")
 def test_commands_print_what_stands_there(name, block, outcomes):
     missing = missing_for(block)
     if missing:
@@ -142,7 +144,17 @@ def test_dots_alone_stand_for_lines(expected, actual, same):
     assert fits(expected.split(), actual.split()) == same
 
 
-def test_what_is_right_is_right(tmp_path):
+def test_a_block_to_be_pasted_has_its_answer_in_the_next():
+    page = Page("```sh run\ncat <<END\n$ one\nEND\n```\n<details>\n\n```text\n$   one\n```\n"
+                "```sh\nmake\n```")
+    assert [block.kind for block in page.blocks] == ["run", "sh"]
+    block = _needs_bash(page.blocks[0])
+    assert not wrong_output(block)
+    assert "in the notes:\n      $ two" in wrong_output(replace(block, answer=("$ two",)))
+
+
+def test_what_is_right_is_right():
+    before = set(ROOT.glob("build/notes.*"))
     assert not wrong_output(_needs_bash(_console(
         "$ echo one; echo two >&2\none\ntwo\n"
         "$ x=3\n$ for i in 1 2\n> do echo $i $x; done\n1 3\n2 3\n"
@@ -150,7 +162,7 @@ def test_what_is_right_is_right(tmp_path):
         "$ echo said >build/notes.log; cat build/notes.log; echo build/notes.*\n"
         "said\nbuild/notes.log\n$ read line || echo no input\nno input\n"
         "$ no_such_command\nbash: no_such_command: command not found\n$ pwd\n...\n")))
-    assert not list(ROOT.glob("build/notes.*"))
+    assert set(ROOT.glob("build/notes.*")) == before
 
 
 def test_ports_are_others_each_time_and_told_as_in_the_notes():

@@ -56,7 +56,7 @@ def explained(rung: Rung, number: int, exam: Exam, failed: Failed, again: str) -
     for i, cause in enumerate(rung.causes[:3]):
         yield ("    likely: " if i == 0 else "        or: ") + short(cause)
     where = [f'NOTES.md, "{rung.read}"'] * bool(rung.read)
-    where += [f"make bug-{rung.bug}: a server of ours with that mistake"] * bool(rung.bug)
+    where += [f"make bug-{rung.bug}: the same mistake"] * bool(rung.bug)
     if where:
         yield "    see:    " + "; ".join(where)
     yield f"    again:  {again}"
