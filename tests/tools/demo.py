@@ -2,7 +2,8 @@
 
 It is the scenario second_client, the one that the tests play: A connects and says nothing, B
 connects and asks, A leaves. What is told here is what the server narrates as it happens; how
-long it slept and what CPU it used is asked of the system.
+long it slept and what CPU it used is asked of the system. --ask: before each stage you say what will
+happen, and are told afterwards whether it did.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tests.harness.narration import Event
 from tests.output import Style
 from tests.output.figures import milliseconds, number
 from tests.scenarios import scenarios
+from tests.tools.predict import Guesses, Seen
 
 STEP = 1.5             # seconds from one sentence to the next, on a terminal; shorter in a pipe
 
@@ -44,6 +46,7 @@ class Teller:
         self.holders: dict[int, str] = {}
         self.held: list[Event] = []                # who reads is told after who asks
         self.stopping = False
+        self.awake: list[bool] = []                # before B comes, whenever we look
 
     def line(self, who: str, text: str) -> None:
         if not self.stopping:
@@ -73,6 +76,8 @@ class Teller:
         while time.monotonic() < began + self.step:
             time.sleep(0.02)
             server.read()                          # what it narrates is told at once
+            if not self.asked:
+                self.awake.append(server.state() != "S")
         share = (server.cpu() - used) / (time.monotonic() - began)
         if server.state() == "S":
             text = f"asleep in {self.call()}(); CPU {share * 100:.0f} %"
@@ -129,12 +134,12 @@ class Teller:
             self.holders.pop(event["fd"], None)
 
 
-def play_live(variant: Variant, step: float, style: Style) -> None:
+def play_live(variant: Variant, step: float, style: Style, guesses: Optional[Guesses]) -> None:
     scenario = scenarios()["second_client"]
     teller = Teller(variant, step, style)
     run = teller.run = Run(variant, scenario.services, watch=teller)
     try:
-        scenario.function(run)
+        observed = scenario.function(run)
         run.server.read()
         teller.stopping = True                     # what follows is the end of the play
         used, seconds = run.server.cpu(), time.monotonic() - teller.began
@@ -147,6 +152,13 @@ def play_live(variant: Variant, step: float, style: Style) -> None:
     vain = f", {number(stats['would_block'])} of them for nothing" * bool(stats["would_block"])
     print(f"\n  In all: {number(calls(stats.fields, variant.id))} calls of {', '.join(kinds)} and "
           f"send{vain}; {used:.2f} s of CPU in {seconds:.1f} s.")
+    if guesses:
+        waits = [event for event in run.server.events if event.verb == "wait"]
+        guesses.judge(variant, Seen(
+            observed["answered_while_first_is_silent"], observed["answer_in_the_end"],
+            observed["milliseconds"], tuple(teller.awake), calls(stats.fields, variant.id),
+            tuple(event.get("watching", 0) for event in waits),
+            tuple(event.get("ready", 0) for event in waits), stats["scanned"]))
     print(textwrap.fill(lesson("second_client", variant), 86, initial_indent="  ",
                         subsequent_indent="  "))
     for line in wrong:
@@ -159,10 +171,13 @@ def main() -> int:
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--stages", default="1-5 6-epoll")
     words.add_argument("--step", type=float, help="seconds between two sentences")
+    words.add_argument("--ask", action="store_true", help="predict, then see")
     asked = words.parse_args()
     live = sys.stdin.isatty() and sys.stdout.isatty()
     step = asked.step if asked.step is not None else STEP if live else STEP / 4
     style = Style(sys.stdout)
+    sys.stdin.reconfigure(errors="replace")        # whatever is typed is no fault
+    guesses = Guesses(style) if asked.ask else None
     try:
         stages = variants(asked.stages)
     except ValueError as wrong:
@@ -172,13 +187,19 @@ def main() -> int:
         print("Six servers, one story. Client A connects and says nothing; client B connects and\n"
               "asks something; A leaves. What does B's answer wait for, and what does the server\n"
               "do meanwhile?")
+        if guesses:
+            print("Before each stage: what will happen? (Ctrl-D: no more questions.)")
         for i, variant in enumerate(stages):
             print("\n" + style.strong(f"Stage {variant.stage}: {TITLES[variant.id]}")
                   + style.soft(f"   {FOLDERS[variant.stage - 1]}/server.cpp"))
             print("  " + IDEAS[variant.stage] + "\n")
-            play_live(variant, step, style)
-            if live and i + 1 < len(stages):
+            if guesses:
+                guesses.ask(variant)
+            play_live(variant, step, style, guesses)
+            if live and not guesses and i + 1 < len(stages):
                 input(style.soft("\n  Enter: the next stage, Ctrl-C: enough "))
+        if guesses:
+            guesses.sum()
         print("\nAnd now:\n"
               "  make compare     the whole matrix, and a page with the pictures\n"
               "  make run-1       one server, narrating; make client-1 in another terminal\n"
