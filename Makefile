@@ -39,12 +39,6 @@ PARALLEL = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 
 .DEFAULT_GOAL := all
 FORCE: ;
 
-## make              build all six servers into build/   (CXX=clang++, CXXFLAGS=-O0, SAN=1)
-all: $(BUILD)/compiled-with
-	@$(MAKE) --no-print-directory $(PARALLEL) servers
-servers: $(SERVERS)
-	@:
-
 # A stage is one file, compiled and linked in one go; the .d file remembers its headers.
 $(SERVERS): $(BUILD)/%: %/server.cpp $(BUILD)/compiled-with
 	$(COMPILE) -MMD -MP -MF $@.d -MT $@ -o $@ $<
@@ -63,9 +57,7 @@ $(BUILD)/compiled-with:
 	@printf '%s\n' $(call quoted,$(COMPILE)) > $@
 
 help:
-	@sed -n 's/^## //p' Makefile
-
-# ---- Run and talk ------------------------------------------------------------------------------
+	@sed -n 's/^##$$//p; s/^## //p' Makefile
 
 # Between make and a program: Ctrl-C ends both, and make does not call that an error.
 foreground = exec $(PYTHON) -IS tests/tools/foreground.py
@@ -74,13 +66,18 @@ foreground = exec $(PYTHON) -IS tests/tools/foreground.py
 stage  = $(word $*,$(FOLDERS))
 before = $(word $*,none $(FOLDERS))
 
+# ---- Start here ----------------------------------------------------------------------------------
+
+## Start here
+
+## make demo         the tour: one story live through all six stages, in plain words
+##                   (ARGS=--ask: predict what each stage does, then see)
+demo: all
+	@SAN='$(SAN)' $(foreground) $(PYTHON) -m tests.tools.demo $(ARGS)
+
 ## make run-3        start stage 3 and watch it narrate  (ARGS="-e 7000 -t 0.5", ARGS=-h)
 $(NUMBERS:%=run-%): run-%: $$(BUILD)/$$(stage) FORCE
 	@$(foreground) $< $(ARGS)
-
-## make run-all      start all six side by side; Ctrl-C stops them together
-run-all: all
-	@$(foreground) $(PYTHON) -m tests.tools.run_all $(SERVERS) -- $(ARGS)
 
 ## make client-3     talk to stage 3                     (SERVICE=chat, ARGS="--port 7000")
 SERVICE := echo
@@ -89,18 +86,18 @@ $(NUMBERS:%=client-%): client-%: FORCE
 	    $(error there is no service '$(SERVICE)': SERVICE is echo, greet or chat))
 	@$(foreground) $(PYTHON) -m tests.tools.client $* $(SERVICE) $(ARGS)
 
-# ---- Read --------------------------------------------------------------------------------------
+## make run-all      start all six side by side; Ctrl-C stops them together
+run-all: all
+	@$(foreground) $(PYTHON) -m tests.tools.run_all $(SERVERS) -- $(ARGS)
+
+# ---- Read ----------------------------------------------------------------------------------------
+
+##
+## Read
 
 ## make diff-3       what changed from stage 2 to stage 3
 $(patsubst %,diff-%,$(filter-out 1,$(NUMBERS))): diff-%: FORCE
 	@$(PYTHON) -m tests.tools.diff $(before) $(stage)
-
-## make sync         copy the headers that all stages share over the later stages' copies
-sync:
-	@for header in $(HEADERS); do first=; for stage in $(FOLDERS); do \
-	    if [ -z "$$first" ]; then [ ! -e $$stage/$$header ] || first=$$stage/$$header; \
-	    else cmp -s $$first $$stage/$$header || cp -v $$first $$stage/ || exit; fi; \
-	done; done
 
 ## make truth        what select, poll and epoll say of a descriptor, state by state
 ##                   (ARGS="full refused": these rows, ARGS=--json: for programs)
@@ -110,7 +107,10 @@ truth: $(BUILD)/truth
 $(BUILD)/truth: tests/truth/truth.cpp $(BUILD)/compiled-with
 	$(COMPILE) -MMD -MP -MF $@.d -MT $@ -o $@ $<
 
-# ---- Write -------------------------------------------------------------------------------------
+# ---- Build your own ------------------------------------------------------------------------------
+
+##
+## Build your own
 
 ## make blank-4      stage 4 with holes in my/04_poll: write it yourself, and make try BLANK=4
 ##                   (LEVEL=1: only the wait, 2: each step, 3: all; AGAIN=1: once more)
@@ -125,31 +125,6 @@ $(FOLDERS:%=my/%/server.cpp):
 	$(error there is no $@: make blank-$(patsubst 0%,%,$(firstword $(subst _, ,$(notdir $(@D))))) \
 	    writes it)
 
-# ---- Compare -----------------------------------------------------------------------------------
-
-## make demo         the tour: one story live through all six stages, in plain words
-demo: all
-	@SAN='$(SAN)' $(foreground) $(PYTHON) -m tests.tools.demo $(ARGS)
-
-## make compare      every question to every stage: a matrix here, pictures in build/compare.html
-##                   (STAGES="1 3" SCENARIO=second_client: one story side by side; FORMAT=json)
-compare: all
-	@SAN='$(SAN)' $(foreground) $(PYTHON) -m tests.compare --stages '$(STAGES)' \
-	    --scenario '$(SCENARIO)' --format '$(or $(FORMAT),text)' $(ARGS)
-
-# ---- Test --------------------------------------------------------------------------------------
-
-## make test         the same scenarios against every stage (ARGS="-k greet", STAGE=4, SAN=1)
-##                   or against your own program:         make test STAGE=4 SERVER=./mine
-# A pytest is looked for before anything is compiled: that takes a minute, and would be too early.
-test:
-	@sh tests/pytest.sh --find
-	$(if $(SERVER),,@$(MAKE) --no-print-directory $(PARALLEL) programs)
-	@SAN='$(SAN)' STAGE='$(STAGE)' SERVER=$(call quoted,$(SERVER)) sh tests/pytest.sh $(ARGS)
-
-programs: $(SERVERS) $(BUILD)/truth $(BUILD)/load $(BUILD)/floor $(BUILD)/calls
-	@:
-
 ## make try          which rungs of a ladder does your own server climb? In any language:
 ##                   make try SERVER="./mine {port}"       (SERVICE=chat, STAGE=4, RUNG=slow,
 ##                   ALL=1: do not stop, LIST=1; PORT=7000: something that is running already;
@@ -163,6 +138,57 @@ try: $$(blank)
 	    --port '$(or $(PORT),0)' --service '$(SERVICE)' --stage '$(or $(BLANK),$(STAGE),0)' \
 	    --rung '$(RUNG)' $(if $(filter 1,$(ALL)),--all) $(if $(LIST),--list) \
 	    $(if $(BLANK),--again 'BLANK=$(BLANK)') $(ARGS)
+
+## make hunt         a server with one known mistake, and you are not told which: find it
+##                   (SEED=7: that one again, ARGS="-e 7000"; REVEAL=1: which it was)
+hunt:
+	@$(foreground) $(PYTHON) -m tests.bugs.hunt $(if $(REVEAL),--reveal) --seed '$(or $(SEED),0)' \
+	    -- $(ARGS)
+
+# ---- Compare and measure -------------------------------------------------------------------------
+
+##
+## Compare and measure
+
+## make compare      every question to every stage: a matrix here, pictures in build/compare.html
+##                   (STAGES="1 3" SCENARIO=second_client: one story side by side; FORMAT=json)
+compare: all
+	@SAN='$(SAN)' $(foreground) $(PYTHON) -m tests.compare --stages '$(STAGES)' \
+	    --scenario '$(SCENARIO)' --format '$(or $(FORMAT),text)' $(ARGS)
+
+## make bench        what each mechanism costs, in figures (QUICK=1: in less than a minute;
+##                   RIVALS="name=./program": beside your own; ARGS=-h tells more)
+MEASURING := $(BUILD)/load $(BUILD)/floor
+$(MEASURING) $(BUILD)/calls: $(BUILD)/%: tests/bench/%.cpp $(BUILD)/compiled-with
+	$(COMPILE) -MMD -MP -MF $@.d -MT $@ -o $@ $<
+bench: all $(MEASURING)
+	@$(foreground) $(PYTHON) -m tests.bench $(if $(QUICK),--quick) $(ARGS)
+
+## make calls        what one system call takes, each timed alone (ARGS="-t 1": longer)
+calls: $(BUILD)/calls
+	@$(foreground) $< $(ARGS)
+
+# ---- For those who change this suite -------------------------------------------------------------
+
+##
+## For those who change this suite
+
+## make              build all six servers into build/   (CXX=clang++, CXXFLAGS=-O0, SAN=1)
+all: $(BUILD)/compiled-with
+	@$(MAKE) --no-print-directory $(PARALLEL) servers
+servers: $(SERVERS)
+	@:
+
+## make test         the same scenarios against every stage (ARGS="-k greet", STAGE=4, SAN=1)
+##                   or against your own program:         make test STAGE=4 SERVER=./mine
+# A pytest is looked for before anything is compiled: that takes a minute, and would be too early.
+test:
+	@sh tests/pytest.sh --find
+	$(if $(SERVER),,@$(MAKE) --no-print-directory $(PARALLEL) programs)
+	@SAN='$(SAN)' STAGE='$(STAGE)' SERVER=$(call quoted,$(SERVER)) sh tests/pytest.sh $(ARGS)
+
+programs: $(SERVERS) $(BUILD)/truth $(BUILD)/load $(BUILD)/floor $(BUILD)/calls
+	@:
 
 ## make soak         all kinds of clients at once, at random, for ten minutes
 ##                   (SECONDS=60, STAGE=5, SEED=4711, SAN=1)
@@ -180,25 +206,12 @@ BUGS := $(sort $(basename $(notdir $(wildcard tests/bugs/*.patch tests/variants/
 $(BUGS:%=bug-%): bug-%: FORCE
 	@$(foreground) $(PYTHON) -m tests.bugs --run $* -- $(ARGS)
 
-## make hunt         a server with one of those mistakes, and you are not told which: find it
-##                   (SEED=7: that one again, ARGS="-e 7000"; REVEAL=1: which it was)
-hunt:
-	@$(foreground) $(PYTHON) -m tests.bugs.hunt $(if $(REVEAL),--reveal) --seed '$(or $(SEED),0)' \
-	    -- $(ARGS)
-
-# ---- Measure -----------------------------------------------------------------------------------
-
-## make bench        what each mechanism costs, in figures (QUICK=1: in less than a minute;
-##                   RIVALS="name=./program": beside your own; ARGS=-h tells more)
-MEASURING := $(BUILD)/load $(BUILD)/floor
-$(MEASURING) $(BUILD)/calls: $(BUILD)/%: tests/bench/%.cpp $(BUILD)/compiled-with
-	$(COMPILE) -MMD -MP -MF $@.d -MT $@ -o $@ $<
-bench: all $(MEASURING)
-	@$(foreground) $(PYTHON) -m tests.bench $(if $(QUICK),--quick) $(ARGS)
-
-## make calls        what one system call takes, each timed alone (ARGS="-t 1": longer)
-calls: $(BUILD)/calls
-	@$(foreground) $< $(ARGS)
+## make sync         copy the headers that all stages share over the later stages' copies
+sync:
+	@for header in $(HEADERS); do first=; for stage in $(FOLDERS); do \
+	    if [ -z "$$first" ]; then [ ! -e $$stage/$$header ] || first=$$stage/$$header; \
+	    else cmp -s $$first $$stage/$$header || cp -v $$first $$stage/ || exit; fi; \
+	done; done
 
 ## make clean        remove build/, the only folder that is written to (my/ is yours, and stays)
 clean:

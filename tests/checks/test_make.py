@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -219,6 +220,26 @@ def test_help_names_the_targets(tree):
                    "make test", "make sync", "make clean"):
         assert f"\n{target} " in "\n" + done.stdout
     assert not (tree / "build").exists()
+
+
+def test_help_is_ranked(tree):
+    """What a beginner needs comes first. Every target is there, but those that others stand for."""
+    groups = [text.splitlines() for text in make(tree, "help").stdout.split("\n\n")]
+    assert [title for title, *_ in groups] == [
+        "Start here", "Read", "Build your own", "Compare and measure",
+        "For those who change this suite"]
+    named = [[line.split("  ")[0] for line in lines if line.startswith("make")]
+             for _, *lines in groups]
+    assert named[0] == ["make demo", "make run-3", "make client-3", "make run-all"]
+    assert named[1][0] == "make diff-3" and named[2][0] == "make blank-4"
+    assert named[3] == ["make compare", "make bench", "make calls"]
+    assert {"make", "make test", "make sync", "make clean"} < set(named[4])
+    assert max(len(line) for lines in groups for line in lines) <= 100
+    makefile = (tree / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)", makefile, re.M)[1].replace("\\\n", " ").split()
+    missing = set(phony) - {"all", "servers", "help", "programs", "FORCE"} \
+        - {name[5:] for group in named for name in group}
+    assert not missing
 
 
 @pytest.mark.parametrize("words, reason", [
