@@ -103,8 +103,9 @@ WALK = Question(
     "Of all that are watched, one is ready. How many entries are looked at to find it?",
     ("the one that is ready, by the kernel and by the program",
      "all, once: by the kernel or by the program", "all, twice: by the kernel and by the program"),
-    _walked, lambda seen: f"{number(seen.scanned)} entries in {len(seen.watching)} waits, which watched "
-                          f"{min(seen.watching, default=0)} to {max(seen.watching, default=0)}")
+    _walked, lambda seen: f"{number(seen.scanned)} entries in {len(seen.watching)} waits, which "
+                          f"watched {min(seen.watching, default=0)} to "
+                          f"{max(seen.watching, default=0)}")
 BY_STAGE = {1: SECOND, 2: REST, 3: BOTH, 4: LIST, 5: WALK}
 
 
