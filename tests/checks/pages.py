@@ -269,7 +269,7 @@ def wrong_commands(page: Page) -> Iterator[Told]:
             without = re.sub(r"\d?[<>]+&?\s*\S+", "", line)      # where its output goes
             for command in re.split(r"[;|&]+", without):
                 words = words_of(command)
-                if "make" in words:
+                if "make" in words and "install" not in words:
                     for what in wrong_words(words[words.index("make") + 1:]):
                         yield number, what
 
