@@ -2,8 +2,8 @@
 
 It is the scenario second_client, the one that the tests play: A connects and says nothing, B
 connects and asks, A leaves. What is told here is what the server narrates as it happens; how
-long it slept and what CPU it used is asked of the system. --ask: before each stage you say what will
-happen, and are told afterwards whether it did.
+long it slept and what CPU it used is asked of the system. --ask: before each stage you say what
+will happen, and are told afterwards whether it did.
 """
 
 from __future__ import annotations
