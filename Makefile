@@ -99,6 +99,19 @@ run-all: all
 $(patsubst %,diff-%,$(filter-out 1,$(NUMBERS))): diff-%: FORCE
 	@$(PYTHON) -m tests.tools.diff $(before) $(stage)
 
+## make debug-4      stage 4 in gdb: stops where the loop is about to wait, and says what to type
+##                   (TUI=1: with the text interface, ARGS="-e 7000")
+DEBUG = $(BUILD:%/san=%)/debug
+$(NUMBERS:%=debug-%): debug-%: FORCE
+	@$(MAKE) -s --no-print-directory SAN= BUILD=$(DEBUG) CXXFLAGS=-O0 $(DEBUG)/$(stage)
+	@$(foreground) $(PYTHON) -m tests.debug gdb $(DEBUG)/$(stage) \
+	    $(if $(filter 1,$(TUI)),--tui) -- $(ARGS)
+
+## make trace-4      the loop's own system calls, one a line, as stage 4 makes them (strace)
+##                   (ARGS="-e 7000")
+$(NUMBERS:%=trace-%): trace-%: $$(BUILD)/$$(stage) FORCE
+	@$(foreground) $(PYTHON) -m tests.debug strace $< -- $(ARGS)
+
 ## make truth        what select, poll and epoll say of a descriptor, state by state
 ##                   (ARGS="full refused": these rows, ARGS=--json: for programs)
 truth: $(BUILD)/truth
@@ -219,7 +232,7 @@ clean:
 
 # ---- Bad words ---------------------------------------------------------------------------------
 
-run-% client-% blank-%: FORCE
+run-% client-% debug-% trace-% blank-%: FORCE
 	$(error there is no stage '$*': stages are 1 to 6)
 diff-%: FORCE
 	$(error there is no '$@': diff-2 to diff-6 show what changed from the stage before)
