@@ -13,9 +13,10 @@ import pytest
 from tests import harness
 from tests.scenarios import scenarios
 
-# They climb the ladder some fifty times, which takes as long as all other tests: they are played
-# where they are named, as .ci/run does.
-collect_ignore = ["ladder/test_ladder.py", "ladder/test_tutorials.py", "blank/test_blank.py"]
+# They climb the ladder some fifty times, or build all stages for gdb, which takes as long as all
+# other tests: they are played where they are named, as .ci/run does.
+collect_ignore = ["ladder/test_ladder.py", "ladder/test_tutorials.py", "blank/test_blank.py",
+                  "debug/test_debug.py"]
 
 
 def pytest_addoption(parser):

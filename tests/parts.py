@@ -22,7 +22,6 @@ NOTES = "tests/checks/test_notes.py"
 PARTS = {**{f"stage {each}": [MATRIX, f"--stage={each}"]
             for each in ("2", "3", "4", "5", "6-select", "6-poll", "6-epoll")},
          "tools": ["tests/tools", "tests/output"],
-         "debug": ["tests/debug"],
          "checks": ["tests/checks", f"--ignore={MATRIX}", f"--ignore={NOTES}"],
          "notes": [NOTES],
          "harness, soak": ["tests/harness", "tests/soak"],

@@ -141,6 +141,8 @@ def trace(program: Path, arguments: list[str]) -> int:
         said.append("On this machine poll() shows as ppoll, epoll_wait() as epoll_pwait.")
     print("\n".join(said), flush=True)
     os.environ["PYTHONPATH"] = str(ROOT)
+    # Of SAN=1: to look for leaks is not possible under strace, and fails.
+    os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"
     os.execvp("strace", [
         "strace", "-qq", "-a1", "-s24", *["-z"] * (stage == 2), "-e", "signal=INT,TERM,USR1",
         "-e", ",".join(filter(None, [f"trace={CALLS}", WAITS.get(call)])),
