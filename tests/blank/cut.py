@@ -12,7 +12,8 @@ from typing import Optional
 from tests.harness import FOLDERS, ROOT
 
 WIDTH = 100
-LEVELS = {1: "how the next socket is found (in stage 1: how a client is served)", 2: "each step", 3: "all of it"}
+LEVELS = {1: "how the next socket is found (in stage 1: how a client is served)", 2: "each step",
+          3: "all of it"}
 FOUND_BY = {1: ["serve"], 2: ["try_all"]}          # level 1; stages 3 to 6: watch() and wait()
 # A compiler complains of a member that nobody uses, if it is as simple as these.
 SIMPLE = re.compile(r"\b(?:buffer_|watching_)\b")
