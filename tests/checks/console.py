@@ -172,7 +172,7 @@ class Ports:
 
 PORTS = Ports()
 PORT = re.compile(r"(?<![\d.,≈])(70\d\d)(?![.,]?\d)")
-# What the make that runs the tests, or whoever started it, has chosen for them. (CXX and its flags
+# What the make that runs the tests, or its caller, has chosen for them. (CXX and its flags
 # stay: with others, make would build everything anew.)
 NOT_PASSED_ON = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "SAN", "BUILD", "STAGE",
                  "SERVER", "SERVICE", "ARGS", "SEED", "QUICK", "SCENARIO", "PATIENCE", "RIVALS",
@@ -181,7 +181,7 @@ NOT_PASSED_ON = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "SAN", "BU
 
 def started_by(mark: str) -> list[int]:
     """Every process with that mark in its environment: all that a block has started, whichever
-    session it is in, whoever is its parent by now (proc(5))."""
+    session it is in, and whatever its parent is by now (proc(5))."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
