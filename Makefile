@@ -34,7 +34,7 @@ PARALLEL = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 
 
 .DELETE_ON_ERROR:
 .SECONDEXPANSION:
-.PHONY: all servers help run-all test try sync clean truth demo compare soak bugs hunt bench calls \
+.PHONY: all servers help run-all test try sync clean truth demo compare replay soak bugs hunt bench calls \
         programs FORCE
 .DEFAULT_GOAL := all
 FORCE: ;
@@ -168,6 +168,13 @@ hunt:
 compare: all
 	@SAN='$(SAN)' $(foreground) $(PYTHON) -m tests.compare --stages '$(STAGES)' \
 	    --scenario '$(SCENARIO)' --format '$(or $(FORMAT),text)' $(ARGS)
+
+## make replay       a story step by step: the line of source, the call, the kernel's queues, of all
+##                   stages side by side: build/replay.html  (STORY=second_client STAGES="1 3";
+##                   BUG=half_close: beside the right server; FORMAT=text)
+replay: FORCE
+	@$(foreground) $(PYTHON) -m tests.replay --story '$(STORY)' --stages '$(STAGES)' \
+	    --bug '$(BUG)' --format '$(or $(FORMAT),html)' $(ARGS)
 
 ## make bench        what each mechanism costs, in figures (QUICK=1: in less than a minute;
 ##                   RIVALS="name=./program": beside your own; ARGS=-h tells more)

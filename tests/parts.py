@@ -24,6 +24,7 @@ PARTS = {**{f"stage {each}": [MATRIX, f"--stage={each}"]
          "tools": ["tests/tools", "tests/output"],
          "checks": ["tests/checks", f"--ignore={MATRIX}", f"--ignore={NOTES}"],
          "notes": [NOTES],
+         "replay": ["tests/replay"],
          "harness, soak": ["tests/harness", "tests/soak"],
          "stage 1": [MATRIX, "--stage=1"],
          "bench, truth": ["tests/bench", "tests/truth"],

@@ -27,7 +27,7 @@ import subprocess
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
@@ -145,11 +145,13 @@ def first_line(text: str) -> str:
     return lines[0].strip() if lines else "(nothing was said)"
 
 
-def built(bug: Bug) -> Path:
-    """The program with the mistake in it, made anew only if anything has changed."""
-    where = BUILD / bug.name
+def built(bug: Bug, where: Optional[Path] = None, more: str = "") -> Path:
+    """The program with the mistake in it, made anew only if anything has changed. where: in place
+    of build/bugs/NAME; more: flags."""
+    where = where or BUILD / bug.name
     program = where / "server"
-    flags = " ".join(os.environ.get(name, "") for name in ("CPPFLAGS", "CXXFLAGS", "LDFLAGS"))
+    flags = " ".join([*(os.environ.get(name, "") for name in ("CPPFLAGS", "CXXFLAGS", "LDFLAGS")),
+                      more])
     command = [*shlex.split(os.environ.get("CXX") or "g++"), *COMPILE.split(), *shlex.split(flags),
                *(SANITIZE.split() if bug.sanitized else []), "-o", "server",
                f"{bug.folder}/server.cpp"]
