@@ -232,7 +232,7 @@ def test_help_is_ranked(tree):
              for _, *lines in groups]
     assert named[0] == ["make demo", "make run-3", "make client-3", "make run-all"]
     assert named[1][0] == "make diff-3" and named[2][0] == "make blank-4"
-    assert named[3] == ["make compare", "make bench", "make calls"]
+    assert named[3] == ["make compare", "make replay", "make bench", "make calls"]
     assert {"make", "make test", "make sync", "make clean"} < set(named[4])
     assert max(len(line) for lines in groups for line in lines) <= 100
     makefile = (tree / "Makefile").read_text()

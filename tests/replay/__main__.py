@@ -32,6 +32,7 @@ from tests.replay.record import Raw, record
 from tests.replay.stories import STORIES
 from tests.replay.terminal import lines
 
+FORMATS = ("html", "text", "json")
 AT_ONCE = 2                                # more would wait for each other
 
 
@@ -46,11 +47,13 @@ def main() -> int:
     options.add_argument("--story", default="", help="one, or several; all if none is named")
     options.add_argument("--stages", default="", help="1 3, 6-poll; those of the story")
     options.add_argument("--bug", default="", help="a bug or a variant, beside the right server")
-    options.add_argument("--format", default="html", choices=["html", "text", "json"])
+    options.add_argument("--format", default="html", help=", ".join(FORMATS))
     options.add_argument("--from", dest="recorded", default="", help="a recording: replay.json")
     options.add_argument("--out", default=str(BUILD), help="where replay.json and .html go")
     asked = options.parse_args()
     try:
+        if asked.format not in FORMATS:
+            raise ValueError(f"no format {asked.format!r}: there are {', '.join(FORMATS)}")
         recordings = load(Path(asked.recorded)) if asked.recorded else record_all(
             chosen(asked.story, asked.stages, asked.bug))
         known = {each.id: each for each in programs(" ".join(

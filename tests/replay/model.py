@@ -56,6 +56,8 @@ class Teller:
         self.names: dict[int, str] = {}            # by descriptor
         self.watched: dict[int, int] = {}
         self.told: dict[int, int] = {}             # by the last wait
+        self.whose: dict[int, str] = {}            # the numbers that it told of
+        self.once: dict[int, int] = {}             # what was last told of each
         self.outbox: dict[int, int] = {}
         self.kernel: list[list[Any]] = []          # sockets, as the recorder has them
         self.clients: dict[str, Raw] = {}
@@ -85,7 +87,7 @@ class Teller:
                 fresh = True
                 if repeats(call):
                     self.round.append(call)
-                if call["errno"] == errno.EAGAIN:
+                if call["errno"] == errno.EAGAIN and self.raw["stage"] == 2:
                     vain += 1
                     continue
                 if not repeats(call):
@@ -117,9 +119,8 @@ class Teller:
             self.outbox[result] = 0
         elif name == "close" and fd in self.names:
             del self.names[fd]
-            self.watched.pop(fd, None)
-            self.told.pop(fd, None)
-            self.outbox.pop(fd, None)
+            for kept in (self.watched, self.outbox, self.once):
+                kept.pop(fd, None)
         elif name == "recv" and result > 0 and self.story.service == "echo":
             self.outbox[fd] = self.outbox.get(fd, 0) + result
         elif name == "send":
@@ -133,6 +134,8 @@ class Teller:
             self.kind = name.partition("_")[0]
             self.watched = dict(call["watched"]) if "watched" in call else self.watched
             self.told = dict(call["found"])
+            self.whose = {fd: self.name(fd) for fd in self.told}
+            self.once.update(self.told)
             self.cost = cost(call, len(self.watched))
 
     def note_waiting(self, number: int) -> None:
@@ -161,6 +164,9 @@ class Teller:
                     "call": text, "result": "", **self.where(call)}
         self.follow(call)
         say = self.said(call, text)
+        whose = self.whose.get(call["fd"])
+        if call["call"] == "recv" and whose not in (None, self.name(call["fd"])):
+            say += f" (The wait reported {call['fd']} when that was {whose}.)"
         if vain:
             say += f" (After {vain} call{'s' * (vain > 1)} for nothing.)"
         return {**self.state(), "state": state, "say": say, "call": text,
@@ -198,17 +204,25 @@ class Teller:
         own = {row[0] for row in self.kernel}
         sockets = []
         for fd, kind, into, out, events, peeked in self.kernel:
-            sockets.append([self.name(fd), fd, kind, into, out, printable(peeked), letters(events),
+            few = printable(peeked) if into <= 12 else ""
+            sockets.append([self.name(fd), fd, kind, into, out, few, letters(events),
                             self.outbox.get(fd, 0)])
         for name, into in self.waiting():
             sockets.append([name, -1, "n", into, 0, "", "", 0])
-        watched = [[fd, self.name(fd), letters(events), letters(self.told.get(fd, 0)),
-                    letters(ready.get(fd, 0)), int(bool(events & EDGE))]
-                   for fd, events in sorted(self.watched.items()) if fd in own or fd == 3]
+        watched = []
+        for fd, events in sorted(self.watched.items()):
+            told = self.told.get(fd, 0) if self.whose.get(fd) == self.name(fd) else 0
+            if events & EDGE:                      # what is told is told once: the last time
+                told = self.once.get(fd, 0)
+            now = ready.get(fd, 0) & (events | HANGUP | ERROR)
+            if fd in own:
+                watched.append([fd, self.name(fd), letters(events), letters(told), letters(now),
+                                int(bool(events & EDGE))])
         people = [[name, seen["sent"], seen["received"], seen["ended"], self.asked.get(name, -1)]
                   for name, seen in self.clients.items()]
-        return {"kind": self.kind, "watched": watched, "cost": self.cost, "sockets": sockets,
-                "people": people}
+        told = [f"{self.whose[fd]}:{letters(events)}" for fd, events in self.told.items()]
+        return {"kind": self.kind, "watched": watched, "told": told, "cost": self.cost,
+                "sockets": sockets, "people": people}
 
     def waiting(self) -> list[tuple[str, int]]:
         """Clients that the kernel has connected and nobody has accepted: name, bytes to be read."""
@@ -237,7 +251,7 @@ class Teller:
         name, fd = call["call"], call["fd"]
         if name in WAITS:
             limit = call["with"][1]
-            return f"{name}()" + (f", {limit:,} ms at the most" if limit > 0 else "")
+            return f"{name}()" + (f" with a limit of {limit:,} ms" if limit > 0 else "")
         if name == "epoll_ctl":
             how, events = call["with"]
             edge = ", edge-triggered" if events & EDGE else ""
@@ -247,9 +261,13 @@ class Teller:
             self.name(fd) if name != "accept" else "")
 
     def found_text(self, call: Raw) -> str:
-        return ", ".join(f"{self.name(fd)} is ready for {words(events)}" + (
-            " (hung up)" if events & (HANGUP | ERROR) else "")
-            for fd, events in call["found"]) or "nothing is ready"
+        def one(name: str, events: int) -> str:
+            if name == "listener":
+                return "somebody waits to be accepted"
+            return f"{name} is ready for {words(events)}" + (
+                " (hung up)" if events & (HANGUP | ERROR) else "")
+        return ", ".join(one(self.name(fd), events) for fd, events in call["found"]) or \
+            "nothing is ready"
 
     def result_text(self, call: Raw) -> str:
         name, result = call["call"], call["result"]

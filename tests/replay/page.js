@@ -35,7 +35,7 @@ function column(shown, index) {
   const idle = picture.moves === false;
   return el("section", { class: `column ${picture.state}${idle ? " still" : ""}${
     index === chosen ? " chosen" : ""}`, "aria-label": name(shown) },
-    el("h3", {}, name(shown)),
+    el("h3", {}, name(shown)), /^\d/.test(shown.id) ? "" : el("p", { class: "soft" }, shown.title),
     el("p", { class: "state" }, el("b", {}, STATES[picture.state]), ` ${picture.call}`,
       picture.result && picture.state !== "spins" ? ` = ${picture.result}` : ""),
     el("p", { class: "say" }, picture.say, idle ? " (As before: this step is the others'.)" : ""),
@@ -82,7 +82,7 @@ function kernel(picture) {
     const watchedFor = (picture.watched.find((entry) => entry[0] === fd) || [])[2] || "";
     const why = picture.kind === "none" || !watchedFor ? "" : watchedFor.includes("w")
       ? outbox ? "so watched for writing" : "yet watched for writing"
-      : outbox ? "not watched for writing" : "";
+      : outbox ? "not watched for writing" + (picture.state === "asleep" ? "" : " yet") : "";
     return el("tr", {}, el("th", { scope: "row" }, `${who} (fd ${fd})`),
       el("td", {}, bar(into, "in", "receive queue"),
         peeked ? el("code", { class: "peek" }, peeked) : ""),
@@ -98,14 +98,11 @@ function kernel(picture) {
 function watched(picture) {
   const entries = picture.watched;
   if (picture.kind === "none") return el("p", { class: "place" }, SETS.none);
-  const told = entries.filter((entry) => entry[3]).map((entry) => `${entry[1]}:${entry[3]}`);
-  const truth = entries.filter((entry) => [...entry[2]].some((way) => entry[4].includes(way)) ||
-    entry[4].includes("h")).map((entry) => `${entry[1]}:${[...entry[4]].filter((way) =>
-    way === "h" || entry[2].includes(way)).join("")}`);
+  const truth = entries.filter((entry) => entry[4]).map((entry) => `${entry[1]}:${entry[4]}`);
   return el("div", { class: `set ${picture.kind === "epoll" ? "inside" : "ours"}` },
     el("p", { class: "place" }, SETS[picture.kind]),
     picture.kind === "select" ? bits(entries) : list(picture.kind, entries),
-    el("p", { class: "ready" }, el("b", {}, "Ready list: "), told.join(", ") || "–",
+    el("p", { class: "ready" }, el("b", {}, "Ready list: "), picture.told.join(", ") || "–",
       el("b", {}, " · watched and ready now: "), truth.join(", ") || "–"),
     el("p", { class: "cost" }, picture.cost));
 }

@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).resolve().parent / "page.js"
 
 STYLE = """
 body { max-width: none; }
-nav a { white-space: nowrap; } nav a[aria-current] { font-weight: 700; }
+nav a[aria-current] { font-weight: 700; }
 .bars { position: sticky; top: 0; z-index: 1; background: var(--page); padding: .4rem 0;
   border-bottom: 1px solid var(--line); }
 .bars p { margin: .2rem 0; } #step { font-weight: 600; font-size: 1.1rem; max-width: none; }

@@ -3,6 +3,7 @@ address in them leads to a line of source."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -102,7 +103,14 @@ def _plain(name: str) -> str:
 
 
 def programs(words: str) -> list[Program]:
-    """Those that are named, built: stages, bugs, variants."""
+    """Those that are named, built: stages, bugs, variants. One at a time builds them."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with open(FOLDER / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _built(words)
+
+
+def _built(words: str) -> list[Program]:
     found = []
     for word in words.replace(",", " ").split():
         if re.fullmatch(r"\d(-\w+)?", word):

@@ -22,6 +22,8 @@
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <dlfcn.h>
 #include <execinfo.h>
@@ -236,7 +238,10 @@ public:
         if (kind_ != Kind::plain) record().asleep("");
         const bool wait = kind_ == Kind::wait;
         if (!wait && error != EAGAIN) record().success();
-        else if (record().repeats(key_ + (wait ? found : ""), name_)) return void(errno = kept);
+        if ((wait || error == EAGAIN) && record().repeats(key_ + (wait ? found : ""), name_)) {
+            errno = kept;
+            return;
+        }
         record().add(line_ + ",\"stack\":[" + stack() +
                      text("],\"t1\":%.9f,\"result\":%ld,\"errno\":%d", now, result, error) + found +
                      ",\"after\":" + sockets() + "}\n");
@@ -249,7 +254,9 @@ private:
     Kind kind_;
 };
 
-std::string list(const char* name, const std::map<int, unsigned>& all) {
+using Entries = std::vector<std::pair<int, unsigned>>;  // descriptor, poll()'s bits
+
+std::string list(const char* name, const Entries& all) {
     std::string made;
     for (const auto& [fd, events] : all)
         made += text("%s[%d,%u]", made.empty() ? "" : ",", fd, events);
@@ -258,12 +265,12 @@ std::string list(const char* name, const std::map<int, unsigned>& all) {
 
 std::string in_sets(const char* name, int most, const fd_set* reads, const fd_set* writes,
                     const fd_set* exceptions) {
-    std::map<int, unsigned> all;
+    Entries all;
     for (int fd = 0; fd < most; ++fd) {
         const unsigned events = (reads && FD_ISSET(fd, reads) ? POLLIN : 0u) |
                                 (writes && FD_ISSET(fd, writes) ? POLLOUT : 0u) |
                                 (exceptions && FD_ISSET(fd, exceptions) ? POLLPRI : 0u);
-        if (events) all[fd] = events;
+        if (events) all.emplace_back(fd, events);
     }
     return list(name, all);
 }
@@ -324,16 +331,16 @@ int poll(pollfd* entries, nfds_t most, int limit) {
     static const auto system = next(&::poll, "poll");
     // Whether stdout has room, a rest: no wait for clients.
     if (most < 2) return system(entries, most, limit);
-    std::map<int, unsigned> watched, found;
+    Entries watched, found;
     for (nfds_t i = 0; i < most; ++i)
-        watched[entries[i].fd] = static_cast<unsigned short>(entries[i].events);
+        watched.emplace_back(entries[i].fd, static_cast<unsigned short>(entries[i].events));
     Call call(
         "poll", -1, Kind::wait,
         text(",\"with\":[%zu,%d]", static_cast<size_t>(most), limit) + list("watched", watched));
     const int count = system(entries, most, limit);
     for (nfds_t i = 0; count > 0 && i < most; ++i)
         if (entries[i].revents)
-            found[entries[i].fd] = static_cast<unsigned short>(entries[i].revents);
+            found.emplace_back(entries[i].fd, static_cast<unsigned short>(entries[i].revents));
     call.returned(count, list("found", found));
     return count;
 }
@@ -342,8 +349,11 @@ int epoll_wait(int fd, epoll_event* entries, int most, int limit) {
     static const auto system = next(&::epoll_wait, "epoll_wait");
     Call call("epoll_wait", fd, Kind::wait, text(",\"with\":[%d,%d]", most, limit));
     const int count = system(fd, entries, most, limit);
-    std::map<int, unsigned> found;
-    for (int i = 0; i < count; ++i) found[entries[i].data.fd] = entries[i].events;
+    Entries found;
+    for (int i = 0; i < count; ++i) {
+        const epoll_event entry = entries[i];  // packed: no reference to a part of it
+        found.emplace_back(int{entry.data.fd}, unsigned{entry.events});
+    }
     call.returned(count, list("found", found));
     return count;
 }

@@ -139,7 +139,7 @@ def slow_reader(play: Play) -> Iterator[Any]:
     yield "A and B connect. A's kernel has room for little."
     play.brief = True
     play.stuff(a)
-    yield "A sends, 64 KiB at a time, and reads nothing, until send() to A takes only a part."
+    yield "A sends, 64 KiB at a time, and reads nothing, until our kernel has no room either."
     play.brief = False
     a.send_some(bytes(16 * 1024))
     yield "A sends 16 KiB more."
@@ -159,7 +159,7 @@ def half_close(play: Play) -> Iterator[Any]:
     yield "A connects. Its kernel has room for little."
     play.brief = True
     play.stuff(a)
-    yield "A sends, 64 KiB at a time, and reads nothing, until send() to A takes only a part."
+    yield "A sends, 64 KiB at a time, and reads nothing, until our kernel has no room either."
     play.brief = False
     a.half_close()
     yield "A ends its input: shutdown(SHUT_WR)."

@@ -54,7 +54,7 @@ def details(picture: Picture) -> Iterator[str]:
 def watched(picture: Picture) -> Iterator[str]:
     if picture["kind"] == "none":
         return
-    entries = " ".join(f"{name}:{want}" + (f" (told {told})" if told else "")
-                       + (f" (ready now: {ready}; told once)" if edge and ready else "")
+    entries = " ".join(f"{name}:{want}" + (f" ({'last ' * edge}told {told})" if told else "")
+                       + (f" (ready now: {ready})" if edge and ready else "")
                        for _, name, want, told, ready, edge in picture["watched"])
     yield f"watched  {entries}  [{KINDS[picture['kind']]}; {picture['cost']}]"

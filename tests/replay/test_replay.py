@@ -208,6 +208,9 @@ def test_the_sentences_that_the_stories_are_for(models):
     assert ("4,000 bytes of A wait in the kernel, and wake nobody (it was told once)"
             in said("edge_without_draining", "edge_without_draining"))
     assert "wake nobody" not in said("edge_without_draining", "edge_triggered")
+    assert ("recv() on C fails with EAGAIN. (The wait reported 8 when that was B.)"
+            in said("stale_event", "stale_event"))
+    assert "when that was" not in said("stale_event", "5")
     assert "It spins: poll(): A is ready for writing, and nothing is done" in said(
         "always_writable", "always_writable")
 
@@ -281,7 +284,7 @@ def test_without_addr2line_a_function_has_its_name(monkeypatch, known):
 
 @pytest.mark.parametrize("words, named", [
     (["--story", "no_such"], "second_client"), (["--bug", "no_such"], "half_close"),
-    (["--stages", "7"], "6-epoll"), (["--from", "/dev/null"], "no recording")])
+    (["--stages", "7"], "6-epoll"), (["--format", "pdf"], "html, text, json"), (["--from", "/dev/null"], "no recording")])
 def test_bad_words(words, named):
     done = run([sys.executable, "-m", "tests.replay", *words])
     assert done.returncode == 2 and done.stdout == b""
