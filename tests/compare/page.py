@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Iterator
 
-from tests.compare.timeline import STYLE as TIMELINE, timeline
+from tests.compare.timeline import MARKERS, STYLE as TIMELINE, timeline
 from tests.output.html import Line, Markup, chart, document, element, link, markup, table
 
 Record = dict[str, Any]
@@ -33,6 +33,7 @@ summary { cursor: pointer; padding: .45rem 0; } details details { border: 0; pad
 figcaption { max-width: none; }
 pre { font: .78rem/1.5 ui-monospace, monospace; overflow-x: auto; background: var(--panel);
   padding: .6rem; margin: .3rem 0; } pre mark { background: var(--wait); color: var(--ink); }
+pre i { color: var(--soft); font-style: normal; }
 .key { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .4rem 0;
   padding: 0; }
 .key i { display: inline-block; width: 1.1em; height: .8em; margin-right: .35em; }
@@ -72,7 +73,7 @@ FIGURES = {"waits": "waits", "recv": "receives", "send": "sends", "accept": "acc
 
 
 def page(record: Record) -> str:
-    return document("One server, six ways to wait", STYLE, *introduction(record),
+    return document("One server, six ways to wait", STYLE, MARKERS, *introduction(record),
                     *pictures_that_matter(record), *matrix(record),
                     element("h2", "Behind the cells", id="behind"),
                     *(section(record, name) for name in record["scenarios"]), SCRIPT)
@@ -202,10 +203,10 @@ def run(record: Record, name: str, stage: str) -> Markup:
 
 def line_said(entry: Any) -> Markup:
     if isinstance(entry, int):
-        return element("span", f"     ... {entry:,} lines more", class_="soft")
+        return element("i", f"     ... {entry:,} lines more")
     _, line, matters, who = entry
     return markup(element("mark", line) if matters else line,
-                  element("span", f"  {who}", class_="soft") if who else "")
+                  element("i", f"  {who}") if who else "")
 
 
 def figures(record: Record, scenario: Record) -> Markup:

@@ -59,7 +59,7 @@ def picture(timeline: dict[str, Any], stage: int) -> dict[str, Any]:
         "said": [[since(said["at"]), said["text"]] for said in timeline["said"]],
         "lanes": lanes, "spans": spans,
         "asleep": {call: round(total, 3) for call, total in slept.items()},
-        "marks": _thinned(((since(e["at"]), e["verb"], e["line"][9:]) for e in events
+        "marks": _thinned(((since(e["at"]), e["verb"], e["line"][17:]) for e in events
                            if e["verb"] in SERVER_VERBS), seconds),
         "narration": _narration(events, since, seconds),
     }
@@ -136,8 +136,8 @@ def _crowd_lane(clients: list[dict[str, Any]], since: Any, seconds: float) -> di
     places = sorted(changes)
     waiting = [[0.0, 0], *([round(place * seconds / PLACES, 5), count] for place, count in zip(
         places, accumulate(changes[place] for place in places)))]
-    marks = ((since(mark["at"]), mark["what"], "") for client in clients
-             for mark in client["marks"] if mark["what"] in ("connect", "close", "reset"))
+    marks = sorted((since(mark["at"]), mark["what"], client["name"]) for client in clients
+                   for mark in client["marks"] if mark["what"] in ("connect", "close", "reset"))
     return {"name": f"{clients[0]['name']} to {clients[-1]['name']}", "count": len(clients),
             "service": clients[0]["service"], "waiting": waiting,
             "marks": _thinned(marks, seconds)}

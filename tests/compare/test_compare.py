@@ -23,7 +23,7 @@ from tests.compare.page import growth, page as page_of
 from tests.compare.record import WEIGHTS
 from tests.compare.story import story
 from tests.compare.terminal import columns
-from tests.compare.timeline import timeline
+from tests.compare.timeline import KINDS, timeline
 from tests.harness import DEADLINE, SANITIZED, judge, variants
 from tests.harness.narration import COUNTERS
 from tests.output import Style
@@ -32,6 +32,8 @@ from tests.scenarios import Scenario, scenarios
 
 pytestmark = pytest.mark.sources
 QUICK = ("--step", "0.05")
+EMPTY = {"seconds": 1.0, "cpu": 0.0, "counters": {}, "asleep": {}, "lanes": [], "spans": [],
+         "marks": [], "said": []}
 
 
 def run(*words, program="tests.compare", columns=200):
@@ -57,7 +59,7 @@ def test_the_page_holds_together(compared):
 
 
 def test_pictures_have_alternatives(compared):
-    pictures = compared[2].all("svg")
+    pictures = [each for each in compared[2].all("svg") if each.get("aria-hidden") != "true"]
     assert len(pictures) >= 2 * 3 + 4                       # behind the cells, and before them
     for picture in pictures:
         assert picture["role"] == "img" and len(picture["aria-labelledby"].split()) == 2
@@ -109,6 +111,28 @@ def test_no_label_is_cut_off(compared):
     assert "<text" in compared[2].text and cut_off(compared[2].text) == []
 
 
+def test_every_mark_is_counted(compared):
+    for scenario in compared[1]["scenarios"].values():
+        for run_ in scenario["runs"].values():
+            shown = run_["picture"]
+            marks = [*shown["marks"], *(mark for lane in shown["lanes"] for mark in lane["marks"])]
+            told = [re.search(r": (?:(\d+) x )?", path["text"])[1] or 1 for path in Page(
+                timeline(shown, "x", "a title")).all("path") if path.get("class") in KINDS]
+            assert sum(map(int, told)) == sum(mark[2] for mark in marks) > 0
+
+
+def test_the_page_stays_small(compared):
+    """That of all scenarios has a hundred pictures, and is below 1 MiB."""
+    pictures = re.findall(r'<svg [^>]*role="img".*?</svg>', compared[2].text, re.S)
+    assert sum(map(len, pictures)) < 5300 * len(pictures)
+
+
+def test_many_marks_take_few_bytes():
+    marks = [[at / 240, "recv", 2, "x" * 120] for at in range(240)]
+    picture = timeline({**EMPTY, "marks": marks}, "x", "a title")
+    assert len(picture) < 3000 and "0 ms to 996 ms: 480 x recv, the first: xxx" in picture
+
+
 @pytest.mark.parametrize("looked_at", [
     (1001, 2006, 2006, 2), (2010, 2006, 2006, 2), (3160, 2006, 2006, 2), (99_999, 2006, 2006, 2),
     (1, 1, 1, 1), (100, 100, 100, 100), (31_622, 31_622, 31_622, 31_622)])
@@ -123,8 +147,7 @@ def test_no_label_of_the_growth_is_cut_off(looked_at):
 
 @pytest.mark.parametrize("at", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_no_sentence_is_cut_off(at):
-    shown = {"seconds": 1.0, "cpu": 0.0, "counters": {}, "asleep": {}, "lanes": [], "spans": [],
-             "marks": [], "said": [[at, "word " * 19 + "word"]]}
+    shown = {**EMPTY, "said": [[at, "word " * 19 + "word"]]}
     assert cut_off(timeline(shown, "x", "a title")) == []
 
 

@@ -6,29 +6,41 @@ timeline(shown, ident, title, longest): `longest` is what the axis has room for,
 from __future__ import annotations
 
 import math
+from itertools import groupby
 from typing import Any
 
+from tests.compare.picture import SERVER_VERBS
 from tests.output.figures import span
-from tests.output.html import Markup, drawing, element, label, mark, stroke
+from tests.output.html import SHAPES, Markup, drawing, element, label, stroke
 
 Record = dict[str, Any]
 
+# How a mark looks; in the order in which they are painted: bars are narrow, and come last.
+KINDS = {"reset": ("cross", "gray"), "urgent": ("up", "orange"), "urgent_in": ("down", "orange"),
+         "send": ("up", "purple"), "recv": ("down", "blue"), "eof": ("down", "blue"),
+         "close": ("end", "gray"), "half_close": ("end", "gray"), "pause": ("end", "orange"),
+         "resume": ("begin", "orange"), "stop": ("end", "orange"), "accept": ("begin", "good"),
+         "connect": ("begin", "good")}
+
 STYLE = """
-svg .step { stroke-dasharray: 3 3; stroke: var(--soft); } .lane { stroke: var(--line);
-  stroke-width: 1.5; } .life { stroke: var(--soft); stroke-width: 2; }
+.life, .step { stroke: var(--soft); } .life { stroke-width: 2; } .step { stroke-dasharray: 3 3; }
 .asleep { fill: var(--asleep); } .hot { fill: var(--hot); } .waits { fill: var(--wait); }
-svg .onhot { fill: #fff; font-weight: 600; }
-.notch { stroke: var(--page); stroke-width: 2; } .awake { fill: var(--panel); stroke: var(--line); }
-.accept, .connect { fill: var(--good); } .recv, .eof { fill: var(--blue); }
-.send { fill: var(--purple); } .close, .half_close, .reset { fill: var(--gray); }
-.urgent, .pause, .resume, .stop { fill: var(--orange); }
-"""
+.awake { fill: var(--panel); stroke: var(--line); } svg .onhot { fill: #fff; font-weight: 600; }
+svg.kinds { position: absolute; width: 0; min-width: 0; }
+""" + "".join(f".{kind} {{ marker: url(#mark-{kind}); stroke: transparent; stroke-width: 11; "
+              "stroke-linecap: square; }\n" for kind in KINDS)
+
+# The page has each shape once, and a path shows it at each of its points. Hidden by display: none
+# it would be drawn nowhere.
+MARKERS = element("svg", *(
+    element("marker", element("path", d=f"M0 0{SHAPES[shape]}", style=f"fill: var(--{color})"),
+            id=f"mark-{kind}", markerUnits="userSpaceOnUse", overflow="visible")
+    for kind, (shape, color) in KINDS.items()),
+    class_="kinds", viewBox="0 0 0 0", aria_hidden="true")
 
 WIDTH, LEFT, RIGHT = 780, 104, 756         # of a picture, and of its axis, in its own units
 LETTER = 7.2                               # how wide one is, at the most: fonts differ
-# Up: something is sent; down: something is received; a bar: begin and end.
-SHAPES = {"send": "up", "urgent": "up", "recv": "down", "eof": "down", "reset": "cross"}
-VERBS = ("accept", "recv", "send", "close", "urgent", "pause", "resume", "stop")
+NEAR = 11                                  # nearer ones cannot be pointed at one by one
 
 
 def timeline(shown: Record, ident: str, title: str, longest: float = 0.0) -> Markup:
@@ -38,11 +50,12 @@ def timeline(shown: Record, ident: str, title: str, longest: float = 0.0) -> Mar
 class Timeline:
     def __init__(self, shown: Record, seconds: float) -> None:
         self.shown, self.seconds = shown, seconds
+        self.under = {"line": "", "step": "", "life": ""}      # lies under the parts, one path each
         self.parts: list[Markup] = []
-        self.y = 8.0
+        self.y = 8
 
-    def x(self, at: float) -> float:
-        return round(LEFT + (RIGHT - LEFT) * min(1.0, at / self.seconds), 1)
+    def x(self, at: float) -> int:
+        return round(LEFT + (RIGHT - LEFT) * min(1.0, at / self.seconds))
 
     def draw(self, ident: str, title: str) -> Markup:
         self.story()
@@ -50,33 +63,45 @@ class Timeline:
         for lane in self.shown["lanes"]:
             self.lane(lane)
         self.server()
-        steps = [stroke(f"M{self.x(at)} {top - 6}V{self.y}", "step")
-                 for at, _ in self.shown["said"]]
+        for at, _ in self.shown["said"]:
+            self.under["step"] += f"M{self.x(at)} {top - 6}V{self.y}"
         self.axis()
-        return drawing(ident, title, in_words(self.shown), (WIDTH, self.y), steps, self.parts)
+        return drawing(ident, title, in_words(self.shown), (WIDTH, self.y), [
+            stroke(path, kind) for kind, path in self.under.items() if path], self.parts)
 
     def text(self, *given: Any) -> None:
         self.parts.append(label(*given))
 
-    def stroke(self, path: str, kind: str) -> None:
-        self.parts.append(stroke(path, kind))
+    def marks(self, y: int, marks: list[Any], like: str = "") -> None:
+        """Those of a kind that are near each other become one path, with one title."""
+        for what in sorted({mark[1] for mark in marks}, key=list(KINDS).index):
+            runs: list[list[Any]] = []
+            for mark in (mark for mark in marks if mark[1] == what):
+                if not runs or self.x(mark[0]) - self.x(runs[-1][-1][0]) > NEAR:
+                    runs.append([])
+                runs[-1].append(mark)
+            for run in runs:
+                count, places = sum(mark[2] for mark in run), [self.x(mark[0]) for mark in run]
+                steps = "".join(f"h{after - place}" for place, after in zip(places, places[1:]))
+                when = " to ".join(dict.fromkeys([span(run[0][0]), span(run[-1][0])]))
+                said = f"{count} x {what}, the first:" if count > 1 else what
+                self.parts.append(element(
+                    "path", element("title", f"{when}: {said} {run[0][3]}"), class_=like or what,
+                    d=f"M{places[0]} {y}{steps or 'h0'}"))
 
-    def marks(self, y: float, marks: list[Any], hint: str, like: str = "") -> None:
-        """hint: how one of them is put into words."""
-        for at, what, count, text in marks:
-            times = f"{count} x " if count > 1 else ""
-            self.parts.append(mark(SHAPES.get(like or what, "bar"), self.x(at), y, hint.format(
-                at=span(at), times=times, what=what, text=text), what))
-
-    def box(self, begin: float, end: float, y: float, height: float, kind: str, hint: str = "",
-            texts: tuple[str, ...] = (), look: str = "small") -> None:
-        """With the first of the texts that fits into it."""
-        x, width = self.x(begin), max(1.0, self.x(end) - self.x(begin))
-        self.parts.append(element("rect", element("title", hint) if hint else "", class_=kind, x=x,
-                                  y=y, width=width, height=height))
+    def box(self, times: list[tuple[float, float]], y: int, height: int, kind: str, hint: str = "",
+            *texts: str) -> None:
+        """One for each of the times; in the last one, the first of the texts that fits."""
+        path = ""
+        for begin, end in times:
+            x, width = self.x(begin), self.x(end) - self.x(begin)
+            width = max(1, width - (kind == "asleep"))     # a notch: here it woke
+            path += f"M{x} {y}h{width}v{height}h-{width}z"
         fits = next((text for text in texts if width > 7 * len(text)), "")
+        self.parts.append(element("path", element("title", hint) if hint != fits else "",
+                                  class_=kind, d=path))
         if fits:
-            self.text((self.x(begin) + self.x(end)) / 2, y + height / 2 + 4, fits, look, "middle")
+            self.text(x + width / 2, y + height / 2 + 4, fits, f"small on{kind}", "middle")
 
     def story(self) -> None:
         """The sentences, each at its time; in as many rows as they need not to overlap."""
@@ -96,64 +121,61 @@ class Timeline:
     def lane(self, lane: Record) -> None:
         many, marks = lane["count"] > 1, lane["marks"]
         height = 44 if many else 28
-        middle = self.y + height / 2
+        middle = self.y + height // 2
         self.text(6, middle + (0 if many else 4), lane["name"])
-        self.stroke(f"M{LEFT} {middle:g}H{RIGHT}", "lane")
+        self.under["line"] += f"M{LEFT} {middle}H{RIGHT}"
         if many:
             self.text(6, middle + 14, f"{lane['count']:,} more", "soft small")
-            self.waiting(lane, middle + height / 2 - 4)
+            self.waiting(lane, middle + height // 2 - 4)
         elif marks:
-            self.stroke(f"M{self.x(marks[0][0])} {middle:g}H{self.x(marks[-1][0])}", "life")
+            self.under["life"] += f"M{self.x(marks[0][0])} {middle}H{self.x(marks[-1][0])}"
         for begin, end, answered in lane.get("waits", ()):
             text = f"waits {span(end - begin)}" + ("" if answered else ", and gets nothing")
             alone = not any(begin < mark[0] < end for mark in marks)
-            self.box(begin, end, middle - 8, 16, "waits", text, (text,) if alone else ())
-        self.marks(self.y + 9 if many else middle, marks, "{at}: {times}{what} {text}")
+            self.box([(begin, end)], middle - 8, 16, "waits", text, text if alone else "")
+        self.marks(self.y + 9 if many else middle, marks)
         self.y += height
 
-    def waiting(self, lane: Record, floor: float) -> None:
+    def waiting(self, lane: Record, floor: int) -> None:
         """How many of them wait for an answer, as an area; full height is all of them."""
         scale = 30 / lane["count"]
-        path = "".join(f"H{self.x(at)}V{floor - count * scale:.1f}"
-                       for at, count in lane["waiting"])
-        most = max(count for _, count in lane["waiting"])
-        if most:
-            hint = element("title", f"up to {most} of them wait for an answer")
-            self.parts.append(element("path", hint, class_="waits",
-                                      d=f"M{LEFT} {floor}{path}V{floor}z"))
+        path = "".join(f"H{self.x(next(steps)[0])}V{floor - height}" for height, steps in groupby(
+            lane["waiting"], lambda step: round(step[1] * scale)))
+        hint = f"up to {max(count for _, count in lane['waiting'])} of them wait for an answer"
+        self.parts.append(element("path", element("title", hint), class_="waits",
+                                  d=f"M{LEFT} {floor}{path}V{floor}z"))
 
     def server(self) -> None:
         self.y += 8
         self.text(6, self.y + 8, "server")
         self.text(6, self.y + 22, f"CPU: {span(self.shown['cpu'])}", "soft small")
-        self.box(0, self.shown["seconds"], self.y, 22, "awake")
+        self.box([(0, self.shown["seconds"])], self.y, 22, "awake")
+        boxes: dict[Any, list[tuple[float, float]]] = {}       # short sleeps in one call share one
         for begin, end, kind, call in self.shown["spans"]:
+            alone = begin if self.x(end) - self.x(begin) > NEAR else None
+            boxes.setdefault((kind, call, alone), []).append((begin, end))
+        for (kind, call, _), times in boxes.items():
             vain = self.shown["counters"].get("would_block", 0)
             text = f"spins: {vain:,} calls for nothing" if kind == "hot" else f"asleep in {call}()"
-            hint = f"{text}, {span(end - begin)}"
-            self.box(begin, end, self.y, 22, kind, hint, (hint, text, call),
-                     "small onhot" if kind == "hot" else "small")
-            if kind == "asleep":                   # a notch: here it woke
-                self.stroke(f"M{self.x(end)} {self.y}v22", "notch")
+            hint = f"{text}, {span(sum(end - begin for begin, end in times))}"
+            hint += f" in {len(times)} parts" * (len(times) > 1)
+            self.box(times, self.y, 22, kind, hint, hint, text, call)
         self.y += 26
-        for verb in VERBS:
+        for verb in SERVER_VERBS:
             marks = [mark for mark in self.shown["marks"] if mark[1] == verb]
             if marks:
                 self.text(LEFT - 8, self.y + 10, verb, "soft small", "end")
-                self.stroke(f"M{LEFT} {self.y + 7:g}H{RIGHT}", "lane")
-                self.marks(self.y + 7, [mark for mark in marks if mark[2] == 1], "{at}: {text}",
-                           "recv" if verb == "urgent" else "")
-                self.marks(self.y + 7, [mark for mark in marks if mark[2] > 1],
-                           "{at}: {times}{what}, the first: {text}")
+                self.under["line"] += f"M{LEFT} {self.y + 7}H{RIGHT}"
+                self.marks(self.y + 7, marks, "urgent_in" if verb == "urgent" else "")
                 self.y += 15
 
     def axis(self) -> None:
-        self.stroke(f"M{LEFT} {self.y + 4:g}H{RIGHT}", "line")
+        self.under["line"] += f"M{LEFT} {self.y + 4}H{RIGHT}"
         power = 10 ** math.floor(math.log10(self.seconds / 6))
         step = next(power * factor for factor in (1, 2, 5, 10)
                     if power * factor >= self.seconds / 6 * 0.999)
         for i in range(int(self.seconds / step) + 1):
-            self.stroke(f"M{self.x(i * step)} {self.y + 4:g}v5", "line")
+            self.under["line"] += f"M{self.x(i * step)} {self.y + 4}v5"
             self.text(self.x(i * step), self.y + 22, span(i * step, step), "soft small", "middle")
         self.y += 30
 

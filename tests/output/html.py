@@ -132,10 +132,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Content]], *, title: s
 
 # --- drawings -------------------------------------------------------------------------------
 
+# Up and begin are a little higher than down and end: two in the same place are both seen.
 SHAPES = {"circle": "m-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z", "square": "m-3.6 -3.6h7.2v7.2h-7.2z",
-          "diamond": "m0 -5l5 5l-5 5l-5 -5z", "up": "m0 -5l4.5 9h-9z", "down": "m0 5l4.5 -9h-9z",
-          "bar": "m-1.5 -6h3v12h-3z", "cross": "m-4 -5.5l4 4 4 -4 1.5 1.5 -4 4 4 4 -1.5 1.5 -4 -4 "
-                                               "-4 4 -1.5 -1.5 4 -4 -4 -4z"}
+          "diamond": "m0 -5l5 5l-5 5l-5 -5z", "up": "m0 -6.5l4.5 9h-9z",
+          "down": "m0 6.5l4.5 -9h-9z", "begin": "m-1.5 -6.5h3v10h-3z", "end": "m-1.5 -3.5h3v10h-3z",
+          "cross": "m-4 -5.5l4 4 4 -4 1.5 1.5 -4 4 4 4 -1.5 1.5 -4 -4 -4 4 -1.5 -1.5 4 -4 -4 -4z"}
 
 
 def drawing(ident: str, title: str, words: str, size: tuple[float, float],

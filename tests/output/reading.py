@@ -41,13 +41,13 @@ class Page(HTMLParser):
 
     def wrong(self):
         """What does not fit together, or has to be fetched."""
-        wanted = [to[1:] for to in self.links()] + [
+        wanted = [to[1:] for to in self.links()] + re.findall(r"url\(#([\w-]+)\)", self.text) + [
             to for each in self.elements for to in each.get("aria-labelledby", "").split()]
         return [*(each for each, count in Counter(self.ids).items() if count > 1),
                 *(to for to in self.links() if not to.startswith("#")),
                 *(to for to in wanted if to not in self.ids),
                 *(each for each in self.elements if "src" in each),
-                *re.findall(r"https?://|@import|url\(|<link|<img|<iframe", self.text)]
+                *re.findall(r"https?://|@import|url\((?!#)|<link|<img|<iframe", self.text)]
 
 
 def cut_off(page):
