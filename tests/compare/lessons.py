@@ -21,6 +21,10 @@ TITLES = {"1": "blocking", "2": "busy loop", "3": "select", "4": "poll", "5": "e
 SLEEPS_IN = {"3": "select", "4": "poll", "5": "epoll_wait", "6-select": "select",
              "6-poll": "poll", "6-epoll": "epoll_wait"}          # stage 1: whatever it calls
 
+# The story of `make replay` that goes step by step through what a scenario shows.
+REPLAYED = {"second_client": "second_client", "idle": "idle", "mute_reader": "slow_reader",
+            "half_close_queued": "half_close", "sixteen_descriptors": "sixteen_descriptors"}
+
 
 class Row(NamedTuple):
     id: str

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Iterator
 
+from tests.compare.lessons import REPLAYED
 from tests.compare.timeline import MARKERS, STYLE as TIMELINE, timeline
 from tests.output.html import Line, Markup, chart, document, element, link, markup, table
+from tests.replay.stories import STORIES
 
 Record = dict[str, Any]
 
@@ -154,20 +156,31 @@ def matrix(record: Record) -> Iterator[Markup]:
     def cell(row: Record, stage: str) -> Markup:
         shown = row["cells"][stage]
         return element("td", link(f"{row['scenario']}-{stage}", "▲ " * shown["worst"],
-                                  shown["text"]), class_="worst" if shown["worst"] else "",
+                                  shown["text"]), replayed(row["scenario"], stage, " ▷"),
+                       class_="worst" if shown["worst"] else "",
                        data_row=row["id"], data_stage=stage)
 
     yield element("h2", "The matrix", id="matrix")
     yield element("p", "Each cell is what was observed; ",
                   element("span", "\u00a0▲ worst\u00a0", class_="worst"),
-                  " marks what you would not want. Each leads to its picture. System calls are "
-                  "those that serve clients, as the servers count them; what it takes to narrate "
-                  "is not among them.")
+                  " marks what you would not want. Each leads to its picture, ▷ to the same as a "
+                  "story, step by step, with what the kernel has meanwhile (in replay.html, which ",
+                  element("code", "make replay"), " makes). System calls are those that serve "
+                  "clients, as the servers count them; what it takes to narrate is not among them.")
     yield table(["Question", *(markup(stage["id"], Markup("<br>"), stage["title"])
                                for stage in record["stages"])],
                 [[element("th", row["question"], scope="row", id=f"row-{row['id']}"),
                   *(cell(row, stage) for stage in row["cells"])] for row in record["rows"]],
                 title="The matrix", kind="matrix")
+
+
+def replayed(scenario: str, stage: str, text: str) -> Markup:
+    """A link to the story that shows the same, if there is one with that stage."""
+    story = REPLAYED.get(scenario, "")
+    if not story or stage.replace("6-epoll", "6") not in STORIES[story].stages.split():
+        return Markup()
+    return element("a", text, href=f"replay.html#{story}", title="step by step",
+                   aria_label=f"{scenario}, stage {stage}, step by step")
 
 
 def section(record: Record, name: str) -> Markup:
