@@ -112,7 +112,7 @@ class Player:
                 "story": self.story.name, "column": self.program.id,
                 "stage": self.program.variant.stage, "service": self.story.service,
                 "steps": self.steps, "calls": calls,
-                "narration": narrated(self.run.server.events),
+                "narration": narrated(self.run.server.events, self.steps[-1]["rest"]),
                 "stats": self.run.server.events[-1].fields,
                 "clients": self._ports()}
         finally:
@@ -269,10 +269,13 @@ SAID = {"wait": ("call", "ready", "error"), "accept": ("fd", "error"), "send": (
         "recv": ("fd", "bytes", "error"), "urgent": ("fd",), "close": ("fd",), "watch": ("fd",)}
 
 
-def narrated(events: list[Event]) -> list[list[Any]]:
+def narrated(events: list[Event], rest: Raw) -> list[list[Any]]:
+    """Until the last rest. A server that sleeps with a limit may do more before it is stopped, and
+    that is not recorded. (Calls that are only counted are counted until the stop.)"""
     lines: list[list[Any]] = []
+    late = rest["at"] - events[0]["clock"] + 0.001     # times are rounded
     for event in events:
-        if event.verb == "stop":
+        if event.verb == "stop" or event.time > late and not rest["counted"]:
             break
         if event.verb in SAID:
             said = " ".join([event.verb, *(str(event[key]) for key in SAID[event.verb]

@@ -18,7 +18,7 @@ from tests.replay.check import complaints
 from tests.replay.model import model
 from tests.replay.page import page
 from tests.replay.programs import programs
-from tests.replay.record import record
+from tests.replay.record import Player, record
 from tests.replay.stories import STORIES
 from tests.replay.terminal import lines
 from tests.tools.running import run
@@ -213,6 +213,17 @@ def test_the_sentences_that_the_stories_are_for(models):
     assert "when that was" not in said("stale_event", "5")
     assert "It spins: poll(): A is ready for writing, and nothing is done" in said(
         "always_writable", "always_writable")
+
+
+def test_what_a_server_does_after_the_last_step_is_not_narrated(monkeypatch, known):
+    def late(self):
+        calls = read(self)
+        self._wait(lambda: len(self.log.update()) > len(calls))      # its limit ends: one second
+        return calls
+    read = Player._calls
+    monkeypatch.setattr(Player, "_calls", late)
+    raw = record(STORIES["sixteen_descriptors"], known["5"])
+    assert complaints(STORIES["sixteen_descriptors"], raw, known["5"]) == []
 
 
 class Page(HTMLParser):
