@@ -74,7 +74,7 @@ def story(title: str, stages: str = ALL, **more: Any) -> Callable[[Any], Any]:
 @story("Why does the second client wait?")
 def second_client(play: Play) -> Iterator[Any]:
     """A connects and says nothing; B connects and asks. Stage 1 sleeps in a call that only A can
-    end. All others sleep in one that anybody ends, or do not sleep at all."""
+    end. The others sleep in one that any client ends, or do not sleep at all."""
     a = play.connect()
     yield "A connects, and says nothing."
     b = play.connect()
@@ -89,8 +89,8 @@ def second_client(play: Play) -> Iterator[Any]:
 
 @story("What does a server do while nobody says anything?")
 def idle(play: Play) -> Iterator[Any]:
-    """Two clients are answered once, and fall silent. Whoever sleeps costs nothing; stage 2 asks
-    everybody, all the time."""
+    """Two clients ask once, and fall silent. A server that sleeps costs nothing; stage 2 asks every
+    socket, all the time."""
     both = [play.connect(), play.connect()]
     yield "A and B connect."
     for client in both:
@@ -101,8 +101,8 @@ def idle(play: Play) -> Iterator[Any]:
 
 @story("What does spinning look like?", "2 4")
 def spinning(play: Play) -> Iterator[Any]:
-    """The same question to a busy loop and to a wait. The busy loop has found it at once, too; the
-    calls before and after it are what that costs."""
+    """A busy loop and a wait are sent the same. Both find it at once; what the busy loop costs are
+    the calls before and after it, which find nothing."""
     a = play.connect()
     play.connect()
     yield "A and B connect."
@@ -113,8 +113,9 @@ def spinning(play: Play) -> Iterator[Any]:
 
 @story("Three are ready at once: what does one round do?")
 def one_round(play: Play) -> Iterator[Any]:
-    """While the server is stopped, three clients ask. One wait reports all three; each is served,
-    once, and the next wait is the end of the round."""
+    """While the server is stopped, three clients ask. In stages 3 to 6 one wait reports all three;
+    each is read once, and the next wait begins the next round. Stage 2 has no wait and asks each
+    socket in turn; stage 1 knows A only."""
     clients = [play.connect()]
     play.brief = True
     yield "A connects."
@@ -132,8 +133,9 @@ def one_round(play: Play) -> Iterator[Any]:
 
 @story("A client that does not read: where do its answers wait?")
 def slow_reader(play: Play) -> Iterator[Any]:
-    """A asks for much and reads nothing. Its kernel is full, then ours; then send() takes only a
-    part, and the rest waits in the program's outbox: that is when A is watched for writing."""
+    """A sends much and reads no answer. Its receive queue is full, then our send queue; then send()
+    takes only a part, and the rest waits in the program's outbox. From then on A is watched for
+    writing, in the stages that watch. In stage 1 send() sleeps instead."""
     a = play.slow_reader()
     b = play.connect()
     yield "A and B connect. A's kernel has room for little."
@@ -169,8 +171,9 @@ def half_close(play: Play) -> Iterator[Any]:
 
 @story("Sixteen descriptors, and one client too many", nofile=16)
 def sixteen_descriptors(play: Play) -> Iterator[Any]:
-    """accept() fails with EMFILE, and the newcomer stays in the accept queue: its listener stays
-    ready. A loop that went on to watch it would spin; this one does not, until somebody leaves."""
+    """accept() fails with EMFILE, and the newcomer stays in the accept queue: the listener stays
+    ready. A loop that went on watching it would spin. Stages 3 to 6 stop watching it until a client
+    leaves, or a second has passed."""
     play.brief = True
     first = play.connect()
     yield "A connects."
@@ -185,10 +188,12 @@ def sixteen_descriptors(play: Play) -> Iterator[Any]:
     yield "A leaves."
 
 
-@story("An event for one who is gone", "5 stale_event", service="chat", differs="stopped")
+@story("An event for a client that is closed already", "5 stale_event", service="chat",
+       differs="stopped")
 def stale_event(play: Play) -> Iterator[Any]:
-    """A speaks, C joins, and B is broken off, all in one round. Told that A has spoken, the server
-    finds B broken. If it closes B at once, C gets B's number, and the event that was B's."""
+    """A speaks, C joins, and B resets its connection: one wait reports all three. To pass A's line
+    on, the server calls send() on B, which fails. If it closes B at once, C gets B's descriptor,
+    and with it the event that was reported for B."""
     a, b = play.connect(), play.connect()
     play.brief = True
     yield "A and B join the chat."
@@ -197,14 +202,15 @@ def stale_event(play: Play) -> Iterator[Any]:
         a.send(b"hello\n")
         play.connect()
         b.reset()
-    yield "The server is stopped; A speaks, C joins, B breaks off; it goes on."
+    yield "The server is stopped; A speaks, C joins, B resets its connection; it goes on."
 
 
 @story("Edge-triggered, and read once", "5 edge_triggered edge_without_draining", service="chat",
        differs="5,024")
 def edge_without_draining(play: Play) -> Iterator[Any]:
-    """A chat member is read 1,024 bytes at a time. Level-triggered, epoll says again that there is
-    more. Edge-triggered, it has said so: what one read leaves behind waits until more comes."""
+    """A chat member is read 1,024 bytes at a time. Level-triggered epoll reports again that there
+    is more. Edge-triggered epoll has reported it already: what one recv() leaves behind waits until
+    more comes."""
     a = play.connect()
     play.connect()
     play.brief = True
