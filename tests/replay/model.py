@@ -9,8 +9,9 @@ make it stays as it was. Calls that end a sleep are one row, and so is the rest 
 from __future__ import annotations
 
 import errno
+import socket
 from difflib import SequenceMatcher
-from typing import Any, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional
 
 from tests.replay.programs import Program
 from tests.replay.record import Raw
@@ -59,6 +60,7 @@ class Teller:
         self.whose: dict[int, str] = {}            # the numbers that it told of
         self.once: dict[int, int] = {}             # what was last told of each
         self.outbox: dict[int, int] = {}
+        self.reset: set[int] = set()               # a call on them has failed with that
         self.kernel: list[list[Any]] = []          # sockets, as the recorder has them
         self.clients: dict[str, Raw] = {}
         self.asked: dict[str, int] = {}            # since which step a client waits
@@ -114,11 +116,14 @@ class Teller:
     def follow(self, call: Raw) -> None:
         name, fd, result = call["call"], call["fd"], call["result"]
         self.last, self.kernel = call, call["after"]
+        if call["errno"] in (errno.ECONNRESET, errno.EPIPE):
+            self.reset.add(fd)
         if name == "accept" and result >= 0:
             self.names[result] = self.ports.get(call["peer"], "?")
             self.outbox[result] = 0
         elif name == "close" and fd in self.names:
             del self.names[fd]
+            self.reset.discard(fd)
             for kept in (self.watched, self.outbox, self.once):
                 kept.pop(fd, None)
         elif name == "recv" and result > 0 and self.story.service == "echo":
@@ -161,7 +166,7 @@ class Teller:
         if state == "calls":
             self.kernel = call["before"]
             return {**self.state(), "state": state, "say": f"It is about to call {text}.",
-                    "call": text, "result": "", **self.where(call)}
+                    "call": arguments(call), "result": "", **self.where(call)}
         self.follow(call)
         say = self.said(call, text)
         whose = self.whose.get(call["fd"])
@@ -169,7 +174,7 @@ class Teller:
             say += f" (The wait reported {call['fd']} when that was {whose}.)"
         if vain:
             say += f" (After {vain} call{'s' * (vain > 1)} for nothing.)"
-        return {**self.state(), "state": state, "say": say, "call": text,
+        return {**self.state(), "state": state, "say": say, "call": arguments(call),
                 "result": self.result_text(call), **self.where(call)}
 
     def at_rest(self, rest: Raw, more: int) -> Picture:
@@ -180,16 +185,24 @@ class Teller:
         if sleeper and sleeper["call"] in WAITS:
             self.follow_entry(sleeper)
         if not sleeper and self.round:
-            calls = ", ".join(dict.fromkeys(self.call_text(call) for call in self.round))
+            calls = ", ".join(self.in_order(self.call_text))
             none = "nobody is ready" if self.round[-1]["call"] not in WAITS else \
                 f"{self.found_text(self.round[-1])}, and nothing is done"
             say = f"It spins: {calls}: {none}; and {more:,} more such calls until the next step."
-            return {**self.state(), "state": "spins", "say": say, "call": calls,
+            return {**self.state(), "state": "spins", "say": say,
+                    "call": ", ".join(self.in_order(arguments)),
                     "result": f"{more:,} more", **self.where(self.round[-1])}
         call = sleeper or self.last or {"call": "", "fd": -1, "stack": []}
         text = self.call_text(call) if sleeper else "a rest, until there is room again"
-        return {**self.state(), "state": "asleep", "call": text, "result": "",
+        return {**self.state(), "state": "asleep", "result": "",
+                "call": arguments(call) if sleeper else text,
                 "say": f"It sleeps in {text}{self.neglected()}.", **self.where(call)}
+
+    def in_order(self, text: Callable[[Raw], str]) -> list[str]:
+        """The calls of a round; a round of stage 2 begins with accept()."""
+        said = list(dict.fromkeys(text(call) for call in self.round))
+        first = next((at for at, each in enumerate(said) if each.startswith("accept(")), 0)
+        return said[first:] + said[:first]
 
     def follow_entry(self, call: Raw) -> None:
         """A wait that has not returned: what it watches, and has not been told yet."""
@@ -241,9 +254,11 @@ class Teller:
         """The line that the student steps on: of server.cpp, or the selector beside it."""
         frames = [frame for frame in call["stack"] if frame[0] != "_start"]
         own = next((frame for frame in frames if frame[1] == "server.cpp"), None)
+        named = [("callback" if "<" in name else name.split("::")[-1], file, line)
+                 for name, file, line in frames              # not within std::function
+                 if not line or file.endswith((".hpp", "server.cpp"))]
         return {"line": own[2] if own else 0, "stack": [
-            f"{name.split('::')[-1]}()" + (f" {file}:{line}" if line else "")
-            for name, file, line in frames[:6]]}
+            f"{name}()" + (f" {file}:{line}" if line else "") for name, file, line in named[:6]]}
 
     # --- in words ---------------------------------------------------------------------------
 
@@ -272,13 +287,13 @@ class Teller:
     def result_text(self, call: Raw) -> str:
         name, result = call["call"], call["result"]
         if call["errno"]:
-            return errno.errorcode[call["errno"]]
+            return f"-1, {errno.errorcode[call['errno']]}"
         if name in WAITS:
-            return self.found_text(call)
+            return f"{result}: {self.found_text(call)}"
         if name == "accept":
             return f"{result}: {self.name(result)}"
         if name == "recv":
-            return f"{result:,}: {printable(call['data'])}" if result else "0: the end of its input"
+            return f"{result:,}: {printable(call['data'])}" if result else "0"
         if name == "send":
             left = call["with"][0] - result
             return f"{result:,}" + (f" of {call['with'][0]:,}" if left else "")
@@ -290,7 +305,7 @@ class Teller:
             return f"accept() returns {result}: that is {self.name(result)}."
         if name == "recv" and result >= 0:
             return f'{text} returns {size(result)}: "{printable(call["data"])}".' if result else \
-                f"{text} returns 0: {self.name(call['fd'])} has ended its input."
+                f"{text} returns 0: {self.end(call)}."
         if name == "send" and result >= 0:
             left = call["with"][0] - result
             return f"{text} takes {size(result)}" + (
@@ -300,15 +315,25 @@ class Teller:
             return f"{text} fails with {errno.errorcode[call['errno']]}{more}."
         return f"{text} returns: {self.found_text(call)}." if name in WAITS else f"{text}."
 
+    def end(self, call: Raw) -> str:
+        """Why recv() returns 0. Linux reports a reset once, as an error; then recv() returns 0."""
+        name = self.name(call["fd"])
+        return f"{name}'s connection was reset, and a call has reported that already" \
+            if call["fd"] in self.reset else f"{name} has ended its input"
+
     def neglected(self) -> str:
         """What is ready, or queued, and does not wake it."""
         said = []
-        for name, into in self.waiting():
-            said.append((f"{name}'s {size(into)} wait" if into else f"{name} waits")
-                        + " in the kernel, on a connection that nobody has accepted")
+        waiting = [f"{name}'s {size(into)}" if into else name for name, into in self.waiting()]
+        if waiting:
+            one = len(waiting) == 1
+            said.append(" and ".join([", ".join(waiting[:-1])] * (not one) + waiting[-1:])
+                        + (" waits" if one and "'" not in waiting[0] else " wait")
+                        + f" in the kernel, on {'a connection' if one else 'connections'} that "
+                        "nobody has accepted")
         for fd, kind, into, out, events, _ in self.kernel:
             if kind == "c" and into and not self.wakes(fd, events):
-                edge = " (it was told once)" if self.watched.get(fd, 0) & EDGE else ""
+                edge = " (epoll has reported them, once)" if self.watched.get(fd, 0) & EDGE else ""
                 said.append(f"{size(into)} of {self.name(fd)} wait in the kernel, and wake "
                             f"nobody{edge}")
             if self.outbox.get(fd):
@@ -331,18 +356,38 @@ def matters(call: Raw) -> bool:
         0, errno.EINTR)
 
 
+def arguments(call: Raw) -> str:
+    """The call as the manual pages write it; what a pointer points to is shown elsewhere."""
+    name, fd, given = call["call"], call["fd"], call.get("with", [])
+    if name == "select":
+        return f"select({given[0]}, readable, writable, exceptions, {limit_text(given[1])})"
+    if name == "poll":
+        return f"poll(array, {given[0]}, {limit_text(given[1])})"
+    if name == "epoll_wait":
+        return f"epoll_wait({fd}, found, {given[0]}, {limit_text(given[1])})"
+    if name == "epoll_ctl":
+        return f"epoll_ctl(epoll, {CONTROL[given[0]]}, {fd}, entry)"
+    if name in ("recv", "send"):
+        return f"{name}({fd}, bytes, {given[0]}, {'MSG_OOB' if given[1] & socket.MSG_OOB else 0})"
+    return f"{name}({fd})"
+
+
+def limit_text(limit: int) -> str:
+    return f"{limit:,} ms" if limit >= 0 else "no limit"
+
+
 def cost(call: Raw, entries: int) -> str:
     """What this wait makes the kernel and the program carry and walk."""
     found = len(call.get("found", ()))
     back = "result" in call
     if call["call"] == "select":
         bits = call["with"][0]
-        return f"in: 3 sets of {bits} bits, walked there" + (
-            f"; out: 3 sets, and {entries} entries walked here" * back)
+        return f"3 sets of {bits} bits copied in and walked by the kernel" + (
+            f"; 3 sets copied out, {entries} entries walked by the program" * back)
     if call["call"] == "poll":
-        return f"in: {entries} entries, walked there" + (
-            f"; out: {entries}, walked here" * back)
-    return "in: nothing" + f"; out: {found}, walked here" * back
+        return f"{entries} entries copied in and walked by the kernel" + (
+            f"; {entries} copied out and walked by the program" * back)
+    return "nothing copied in" + f"; {found} copied out and walked by the program" * back
 
 
 # --- side by side -------------------------------------------------------------------------------
@@ -360,7 +405,14 @@ def merged(columns: list[list[Any]]) -> list[list[Optional[int]]]:
             if not same:
                 new += [(keys[at], {number: at}) for at in range(first, last)]
         rows = new
-    return [[places.get(number) for number in range(len(columns))] for _, places in rows]
+    for number in range(len(columns)):             # each as early as it can stand
+        free = 0
+        for at, (key, places) in enumerate(rows):
+            if number in places:
+                free = next(row for row in range(free, at + 1) if rows[row][0] == key)
+                rows[free][1][number] = places.pop(number)
+                free += 1
+    return [[places.get(number) for number in range(len(columns))] for _, places in rows if places]
 
 
 def model(story: Story, recordings: list[Raw], programs: list[Program]) -> Raw:

@@ -205,7 +205,8 @@ def test_the_sentences_that_the_stories_are_for(models):
                          said("slow_reader", stage))
     assert re.search(r"It spins: accept\(\), recv\(\) on A, recv\(\) on B: nobody is ready; and "
                      r"[\d,]+ more", said("idle", "2"))
-    assert ("4,000 bytes of A wait in the kernel, and wake nobody (it was told once)"
+    assert ("4,000 bytes of A wait in the kernel, and wake nobody (epoll has reported them, "
+            "once)"
             in said("edge_without_draining", "edge_without_draining"))
     assert "wake nobody" not in said("edge_without_draining", "edge_triggered")
     assert ("recv() on C fails with EAGAIN. (The wait reported 8 when that was B.)"
@@ -274,7 +275,8 @@ def test_on_the_terminal(models):
     assert [int(number) for number, _ in steps] == list(range(len(steps)))
     for line in ("kernel   B (not accepted): 6 to be read", "client   B: sent 6, got 6",
                  "watched  signals:r listener:r A:rx B:rx (told r)  [three sets, in the program; "
-                 "in: 3 sets of 8 bits, walked there; out: 3 sets, and 4 entries walked here]",
+                 "3 sets of 8 bits copied in and walked by the kernel; 3 sets copied out, 4 "
+                 "entries walked by the program]",
                  'recv() on B returns 6 bytes: "hello\\n".'):
         assert line in text
     if shutil.which("addr2line"):
