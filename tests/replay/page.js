@@ -27,6 +27,7 @@ const letters = (text) => text || "–";
 const bytes = (count) => `${number(count)} byte${count === 1 ? "" : "s"}`;
 
 let story = data.stories[0], step = 0, chosen = 0, timer = 0;
+const opened = new Set(); // the columns whose stack is shown
 
 // ---- One column: one server at one step
 
@@ -47,16 +48,23 @@ const name = (shown) => /^\d/.test(shown.id) ? `Stage ${shown.id}: ${shown.title
 function source(shown, picture) {
   const lines = data.sources[shown.source].lines;
   const first = Math.max(1, Math.min(picture.line - AROUND, lines.length - 2 * AROUND));
-  const code = el("pre", { tabindex: 0, "aria-label": "the source around that line" });
-  for (let at = first; picture.line && at <= Math.min(first + 2 * AROUND, lines.length); at++) {
-    const text = `${at === picture.line ? "→" : " "}${String(at).padStart(4)}  ${lines[at - 1]}\n`;
-    code.append(at === picture.line ? el("mark", {}, text) : text);
+  const code = el("pre", { tabindex: 0, role: "group", "aria-label": "source around that line" });
+  const near = lines.slice(first - 1, first + 2 * AROUND);
+  const indent = Math.min(...near.filter(Boolean).map((line) => line.search(/\S/)));
+  for (const [index, line] of picture.line ? near.entries() : []) {
+    const at = first + index;
+    const text = `${String(at).padStart(4)}  ${line.slice(indent)}\n`;
+    code.append(at === picture.line ? el("mark", {}, `→${text}`) : ` ${text}`);
   }
-  return el("figure", {}, el("figcaption", {}, `${shown.file}, line ${picture.line}`,
-      el("small", {}, ` (sha256 ${data.sources[shown.source].sha256.slice(0, 8)}…)`)),
+  const stack = el("details", { class: "stack" },
+    el("summary", {}, `called from (${picture.stack.length})`),
+    el("ol", {}, picture.stack.map((frame) => el("li", {}, el("code", {}, frame)))),
+    `server.cpp has the sha256 ${data.sources[shown.source].sha256.slice(0, 8)}…`);
+  stack.open = opened.has(shown.id);
+  stack.ontoggle = () => stack.open ? opened.add(shown.id) : opened.delete(shown.id);
+  return el("figure", {}, el("figcaption", {}, `${shown.file}, line ${picture.line}`),
     picture.line ? code : el("p", {}, "There is no addr2line here (binutils): only the call."),
-    el("details", { class: "stack" }, el("summary", {}, `called from (${picture.stack.length})`),
-      el("ol", {}, picture.stack.map((frame) => el("li", {}, el("code", {}, frame))))));
+    stack);
 }
 
 // Bytes, on a logarithmic scale: six have to be seen beside a hundred thousand.
@@ -140,9 +148,12 @@ function people(picture) {
 
 // ---- The step, and how to go to another
 
+const focusable = () => [...$("columns").querySelectorAll("summary, [tabindex]")];
+
 function show() {
   const { text, part, parts } = story.steps[step];
   $("title").textContent = story.title;
+  document.title = `${story.title} – The kernel behind glass`;
   $("about").textContent = story.about;
   $("step").textContent = text + (parts > 1 ? ` (${part} of ${parts})` : "");
   $("count").textContent = `step ${step} of ${story.steps.length - 1}`;
@@ -150,7 +161,9 @@ function show() {
   range.max = story.steps.length - 1;
   range.value = step;
   range.setAttribute("aria-valuetext", `${step}: ${text}`);
+  const focused = focusable().indexOf(document.activeElement);
   $("columns").replaceChildren(...story.columns.map(column));
+  if (focused >= 0) focusable()[focused]?.focus({ preventScroll: true });
   $("tabs").replaceChildren(...story.columns.map((shown, index) => {
     const tab = el("button", { type: "button", "aria-pressed": String(index === chosen) },
       /^\d/.test(shown.id) ? `Stage ${shown.id}` : shown.id);
@@ -172,7 +185,7 @@ function go(to) {
 }
 
 function follow() {
-  const [wanted, at] = decodeURIComponent(location.hash.slice(1)).split("/");
+  const [wanted, at] = location.hash.slice(1).split("/");
   story = data.stories.find((each) => each.name === wanted) || story;
   chosen = Math.min(chosen, story.columns.length - 1);
   step = Math.max(0, Math.min(story.steps.length - 1, parseInt(at, 10) || 0));
@@ -181,6 +194,7 @@ function follow() {
 
 function play() {
   const on = !timer;
+  if (on && step === story.steps.length - 1) go(0);
   clearInterval(timer);
   timer = on ? setInterval(() => step < story.steps.length - 1 ? go(step + 1) : play(), 1500) : 0;
   $("play").textContent = on ? "❚❚ Pause" : "▶ Play";

@@ -34,8 +34,9 @@ button[aria-pressed=true] { background: var(--asleep); font-weight: 700; }
 .column.asleep { border-top: .3rem solid var(--blue); }
 .column.spins { border-top: .3rem double var(--hot); }
 .column.still { border-style: dashed; }
-.column h3 { margin: 0; } .column p { margin: .3rem 0; }
-.say { min-height: 4.6em; } .state b { white-space: nowrap; }
+.column h3 { margin: 0; } .column p { margin: .3rem 0;
+  overflow-wrap: anywhere; }
+.say { min-height: 3.1em; } .state b { white-space: nowrap; }
 pre { font: .72rem/1.4 ui-monospace, monospace; overflow-x: auto; background: var(--panel);
   padding: .4rem; margin: .2rem 0; }
 mark { background: var(--wait); color: var(--ink); }
@@ -64,10 +65,23 @@ figcaption, .place, .cost, .stack, small { font-size: .8rem; color: var(--soft);
 #all li { margin: .5rem 0; } #all pre { white-space: pre-wrap; }
 .quiet { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 @media screen and (max-width: 50rem) { #tabs { display: flex; } .column { display: none; }
-  .column.chosen { display: block; } .bars { position: static; } }
+  .column.chosen { display: block; } .bars { position: static; }
+  .bar { min-width: 3.2rem; } .column :is(th, td) { padding: .15rem; } }
 @media print { .keys, nav, #tabs { display: none !important; } .bars { position: static; }
   .column { break-inside: avoid; } }
 """
+
+LEGEND = element("details", element("summary", "What the words and letters mean"), element("ul", [
+    element("li", text) for text in (
+        "Ready, or watched, for: r reading (a listener: accept), w writing, x urgent data, h hung "
+        "up or an error (reported unasked).",
+        "Accept queue: connections that the kernel has made and the server has not accepted.",
+        "Receive queue: bytes that have come and that no recv() has taken.",
+        "Send queue: bytes that send() has taken and the client's kernel has not acknowledged.",
+        "Outbox: bytes that the program still has to send, in its own memory.",
+        "Told, revents, ✓: what the last wait reported. It stays until the next wait, though a "
+        "recv() or accept() may have changed what is ready now.",
+        "Bars are logarithmic: read the numbers.")]))
 
 PLAYER = Markup("""<section id="player" hidden>
 <h2 id="title"></h2>
@@ -102,6 +116,7 @@ def page(stories: list[Raw], programs: dict[str, Program], made: str) -> str:
         element("p", "One story, and what each server and its kernel did with it, step by step: "
                 "the line of source, the call, the watched set, every socket's queues. All of it "
                 f"was recorded from the programs as they are ({made}). Go on with the arrow keys."),
+        LEGEND,
         element("nav", element("ul", [element("li", element(
             "a", story["title"], href=f"#{story['name']}/0")) for story in stories]),
             aria_label="Stories"),
