@@ -15,7 +15,7 @@ from tests.harness import SANITIZED, Unavailable
 from tests.replay import programs as building
 from tests.replay.__main__ import chosen, load, record_all, sealed
 from tests.replay.check import complaints
-from tests.replay.model import model
+from tests.replay.model import merged, model
 from tests.replay.page import page
 from tests.replay.programs import programs
 from tests.replay.record import Player, record
@@ -212,6 +212,9 @@ def test_the_sentences_that_the_stories_are_for(models):
     assert ("recv() on C fails with EAGAIN. (The wait reported 8 when that was B.)"
             in said("stale_event", "stale_event"))
     assert "when that was" not in said("stale_event", "5")
+    assert "recv() on B returns 0: B's connection was reset" in said("stale_event", "5")
+    assert "B, C and D wait in the kernel, on connections that nobody has accepted" in said(
+        "sixteen_descriptors", "1")
     assert "It spins: poll(): A is ready for writing, and nothing is done" in said(
         "always_writable", "always_writable")
 
@@ -225,6 +228,11 @@ def test_what_a_server_does_after_the_last_step_is_not_narrated(monkeypatch, kno
     monkeypatch.setattr(Player, "_calls", late)
     raw = record(STORIES["sixteen_descriptors"], known["5"])
     assert complaints(STORIES["sixteen_descriptors"], raw, known["5"]) == []
+
+
+def test_the_same_call_stands_in_one_row_and_as_early_as_it_can():
+    assert merged([list("wrsrs"), list("wsm"), list("wsm")]) == [
+        [0, 0, 0], [1, None, None], [2, 1, 1], [3, None, None], [4, None, None], [None, 2, 2]]
 
 
 class Page(HTMLParser):
