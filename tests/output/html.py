@@ -26,7 +26,7 @@ STYLE = """
   --pink: #b3123f; --orange: #a04a00; --purple: #6f3bb8; --teal: #00695c; }
 @media screen and (prefers-color-scheme: dark) { :root { --page: #14171a; --ink: #e8eaed;
   --soft: #a0a8b2; --line: #363c44; --panel: #1c2025; --good: #56d373; --bad: #ff8089;
-  --badback: #3a1a1f; --asleep: #33475e; --wait: #8a6508; --gray: #b1bac4; --blue: #79b8ff;
+  --badback: #3a1a1f; --asleep: #33475e; --wait: #7d5c08; --gray: #b1bac4; --blue: #79b8ff;
   --pink: #ff7b98; --orange: #ffb059; --purple: #c3a1ff; --teal: #4fd1bd; } }
 @media print { :root { color-scheme: light; --panel: #fff; --badback: #fff; --line: #bbb; }
   figure, tr, .table { break-inside: avoid; } h2, h3 { break-after: avoid; }

@@ -68,7 +68,6 @@ class Teller:
         self.round: list[Raw] = []                 # calls for nothing, one of each
         self.last: Optional[Raw] = None
         self.cost, self.kind = "", "none"
-        self.tcp: list[list[int]] = []
 
     # --- what happens -----------------------------------------------------------------------
 
@@ -99,7 +98,7 @@ class Teller:
                 after = self.picture(call, "woke" if woke else "returned", vain)
                 rows.append((row, before, after, matters(call)))
                 vain = 0
-            self.clients, self.tcp = rest["clients"], rest["tcp"]
+            self.clients = rest["clients"]
             self.note_waiting(number)
             who_sleeps = rest["asleep"]
             more = rest["counted"] if fresh else rest["counted"] - counted
@@ -311,7 +310,8 @@ class Teller:
             return f"{text} takes {size(result)}" + (
                 f" of {call['with'][0]:,}; {left:,} wait in the outbox." if left else ": all.")
         if call["errno"]:
-            more = ": the story stopped and continued it" if call["errno"] == errno.EINTR else ""
+            more = (": it was stopped and continued; select() and poll() sleep on (signal(7))"
+                    if call["errno"] == errno.EINTR else "")
             return f"{text} fails with {errno.errorcode[call['errno']]}{more}."
         return f"{text} returns: {self.found_text(call)}." if name in WAITS else f"{text}."
 

@@ -35,7 +35,7 @@ function column(shown, index) {
   const picture = shown.pictures[step];
   const idle = picture.moves === false;
   return el("section", { class: `column ${picture.state}${idle ? " still" : ""}${
-    index === chosen ? " chosen" : ""}`, "aria-label": name(shown) },
+    visible(shown, index) ? "" : " away"}`, "aria-label": name(shown) },
     el("h3", {}, name(shown)), /^\d/.test(shown.id) ? "" : el("p", { class: "soft" }, shown.title),
     el("p", { class: "state" }, el("b", {}, STATES[picture.state]), ` ${picture.call}`,
       picture.result && picture.state !== "spins" ? ` = ${picture.result}` : ""),
@@ -148,6 +148,9 @@ function people(picture) {
 
 // ---- The step, and how to go to another
 
+// Where there is room, all servers but those that were put away; on a phone, one.
+const narrow = matchMedia("(max-width: 50rem)"), away = new Set();
+const visible = (shown, index) => narrow.matches ? index === chosen : !away.has(shown.id);
 const focusable = () => [...$("columns").querySelectorAll("summary, [tabindex]")];
 
 function show() {
@@ -165,17 +168,21 @@ function show() {
   $("columns").replaceChildren(...story.columns.map(column));
   if (focused >= 0) focusable()[focused]?.focus({ preventScroll: true });
   $("tabs").replaceChildren(...story.columns.map((shown, index) => {
-    const tab = el("button", { type: "button", "aria-pressed": String(index === chosen) },
+    const tab = el("button", { type: "button", "aria-pressed": String(visible(shown, index)) },
       /^\d/.test(shown.id) ? `Stage ${shown.id}` : shown.id);
-    tab.onclick = () => { chosen = index; show(); $("tabs").children[index].focus(); };
+    tab.onclick = () => {
+      if (narrow.matches) chosen = index;
+      else if (!away.delete(shown.id)) away.add(shown.id);
+      show();
+      $("tabs").children[index].focus();
+    };
     return tab;
   }));
   for (const link of document.querySelectorAll("nav a"))
     if (link.hash.slice(1).split("/")[0] === story.name) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   $("said").textContent = `${$("step").textContent} ` + story.columns.filter((shown, index) =>
-    shown.pictures[step].moves !== false && (getComputedStyle($("tabs")).display === "none" ||
-      index === chosen)).map((shown) => `${name(shown)}. ${shown.pictures[step].say}`).join(" ");
+    shown.pictures[step].moves !== false && visible(shown, index)).map((shown) => `${name(shown)}. ${shown.pictures[step].say}`).join(" ");
 }
 
 function go(to) {
@@ -188,8 +195,7 @@ function follow() {
   const [wanted, at] = location.hash.slice(1).split("/");
   story = data.stories.find((each) => each.name === wanted) || story;
   chosen = Math.min(chosen, story.columns.length - 1);
-  step = Math.max(0, Math.min(story.steps.length - 1, parseInt(at, 10) || 0));
-  show();
+  go(parseInt(at, 10) || 0);
 }
 
 function play() {
@@ -197,6 +203,7 @@ function play() {
   if (on && step === story.steps.length - 1) go(0);
   clearInterval(timer);
   timer = on ? setInterval(() => step < story.steps.length - 1 ? go(step + 1) : play(), 1500) : 0;
+  $("said").setAttribute("aria-live", on ? "off" : "polite");
   $("play").textContent = on ? "❚❚ Pause" : "▶ Play";
 }
 
@@ -213,8 +220,7 @@ addEventListener("keydown", (event) => {
   if (to !== undefined) { event.preventDefault(); go(to); }
 });
 addEventListener("hashchange", follow);
-addEventListener("beforeprint", () => { $("all").open = true; });
-$("all").open = false;
+narrow.addEventListener("change", show);
 for (const item of document.querySelectorAll("#all [id]")) item.removeAttribute("id");
 $("player").hidden = false;
 follow();

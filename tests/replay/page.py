@@ -61,16 +61,17 @@ figcaption, .place, .cost, .stack, small { font-size: .8rem; color: var(--soft);
 .ready { font-size: .85rem; }
 .people { list-style: none; padding: 0; margin: .4rem 0 0; font-size: .85rem; }
 .waits strong { background: var(--wait); padding: 0 .3em; }
-#tabs { display: none; gap: .3rem; flex-wrap: wrap; }
+#tabs { display: flex; gap: .3rem; flex-wrap: wrap; margin-top: .4rem; } .away { display: none; }
 #all li { margin: .5rem 0; } #all pre { white-space: pre-wrap; }
 .quiet { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-@media screen and (max-width: 50rem) { #tabs { display: flex; } .column { display: none; }
-  .column.chosen { display: block; } .bars { position: static; }
+@media screen and (max-width: 50rem) { .bars { position: static; }
   .bar { min-width: 3.2rem; } .column :is(th, td) { padding: .15rem; } }
 @media print { .keys, nav, #tabs { display: none !important; } .bars { position: static; }
   .column { break-inside: avoid; } }
 """
 
+# Whoever has a script need not wait until all of it is laid out.
+CLOSED = Markup("<script>document.getElementById('all').open = false;</script>")
 LEGEND = element("details", element("summary", "What the words and letters mean"), element("ul", [
     element("li", text) for text in (
         "Ready, or watched, for: r reading (a listener: accept), w writing, x urgent data, h hung "
@@ -91,7 +92,7 @@ PLAYER = Markup("""<section id="player" hidden>
 <button type="button" id="back">‹ Back</button><button type="button" id="next">Next ›</button>
 <button type="button" id="play">▶ Play</button>
 <input type="range" id="range" min="0" value="0" aria-label="Step"><span id="count"></span></div>
-<div id="tabs" role="group" aria-label="Which server"></div></div>
+<div id="tabs" role="group" aria-label="Servers that are shown"></div></div>
 <div id="columns"></div>
 <p id="said" class="quiet" aria-live="polite"></p>
 </section>""")
@@ -121,7 +122,7 @@ def page(stories: list[Raw], programs: dict[str, Program], made: str) -> str:
             "a", story["title"], href=f"#{story['name']}/0")) for story in stories]),
             aria_label="Stories"),
         PLAYER,
-        element("details", element("summary", "All steps as text"),
+        element("details", element("summary", "All steps as text"), CLOSED,
                 [as_text(story) for story in stories], id="all", open="open"),
         Markup(f'<script id="data" type="application/json">{data.replace("</", "<" + chr(92) + "/")}'
                "</script>"),

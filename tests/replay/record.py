@@ -94,7 +94,7 @@ class Player:
         self.story, self.program = story, program
         self.log = Log() if recorded else None
         self.run = Run(program.variant, (story.service,))
-        self.play = Play(self.run, self._rest)
+        self.play = Play(self.run, self._rest, self._owed)
         self.steps: list[Raw] = []
 
     def record(self) -> Raw:
@@ -155,6 +155,11 @@ class Player:
                 if not self.log or time.monotonic() > until or not lost_bytes(
                         vars(look), self.log.update(), self._ports()):
                     return look
+
+    def _owed(self) -> int:
+        """Bytes that the server has received, and not sent yet."""
+        return sum(got - sent for _, got, sent in totals(self.log.update() if self.log else [])
+                   .values())
 
     def _ports(self) -> dict[str, int]:
         return {client.name: port_of(client) for client in self.run.clients}

@@ -33,8 +33,8 @@ class Story:
 class Play:
     """What a story is played with."""
 
-    def __init__(self, run: Run, rest: Callable[[], Any]) -> None:
-        self.run, self.rest = run, rest
+    def __init__(self, run: Run, rest: Callable[[], Any], owed: Callable[[], int]) -> None:
+        self.run, self.rest, self.owed = run, rest, owed
         self.slow: set[Client] = set()     # these read only when the story says so
         self.brief = False                 # what comes is told in one step
 
@@ -48,12 +48,12 @@ class Play:
         return client
 
     def stuff(self, client: Client) -> None:
-        """It sends, and reads nothing, until the server's kernel has no room for its answers:
-        send() has taken a part, or sleeps."""
+        """It sends, and reads nothing, until the server's kernel has no room for its answers: at
+        rest, bytes wait to be sent. (A send buffer grows: what has not fit may fit a moment later.)"""
         for _ in range(64):
             client.send_some(bytes(64 * 1024))
-            asleep = self.rest().asleep
-            if self.run.server.all("send", left=bool) or asleep and asleep["call"] == "send":
+            self.rest()
+            if self.owed():
                 return
 
     def paused(self) -> Any:
