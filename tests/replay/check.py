@@ -108,7 +108,7 @@ def _proc(raw: Raw) -> Iterator[str]:
         rest, sleeper = step["rest"], step["rest"]["asleep"]
         while at < len(interest) and interest[at][0]["t1"] <= rest["at"]:
             at += 1
-        number, *given = rest["syscall"].split()
+        number, *given = rest["syscall"].split() or [""]     # it may not be read everywhere
         if sleeper and number.isdigit() and names:
             inside = (sleeper["call"], sleeper["fd"])
             outside = (names.get(int(number)), int(given[0], 16) if sleeper["fd"] >= 0 else -1)
@@ -188,7 +188,7 @@ def _narration(raw: Raw) -> Iterator[str]:
         if at >= len(lines) or lines[at] != line:
             yield f"call {at + 1} is {line!r}, and the server says {lines[at:at + 1]}"
             return
-    if len(lines) - len(seen) > 1:         # the wait that the stop ended
+    if len(lines) - len(seen) > bool(more):            # the wait that the stop ended
         yield f"the server says more: {lines[len(seen):][:3]}"
 
 

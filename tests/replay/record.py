@@ -34,7 +34,7 @@ SOURCE = Path(__file__).resolve().parent / "recorder.cpp"
 LOG = 32 * 1024                            # where it begins in the file
 PATIENCE = 10.0                            # seconds for a server to come to rest
 SPINS = 300                                # calls for nothing, one after the other
-CLOSE_WAIT = 8                             # a state of /proc/net/tcp: its peer's input has ended
+ESTABLISHED, SYN_RECV, CLOSE_WAIT = 1, 3, 8        # states of /proc/net/tcp
 ANY = 0x1 | 0x2 | 0x4                      # POLLIN, POLLPRI, POLLOUT
 
 Raw = dict[str, Any]
@@ -96,6 +96,7 @@ class Player:
         self.run = Run(program.variant, (story.service,))
         self.play = Play(self.run, self._rest, self._owed)
         self.steps: list[Raw] = []
+        self.calls = self.told = 0         # lines of the log and of the narration, at the last rest
 
     def record(self) -> Raw:
         try:
@@ -106,14 +107,17 @@ class Player:
                 acted = time.monotonic()
                 self.steps.append({"text": text, "brief": self.play.brief, "acted": acted,
                                    "rest": vars(self._rest())})
-            calls = self._calls()
             self.run.server.stop()
+            events, counted = self.run.server.events, self.steps[-1]["rest"]["counted"]
+            calls = self._calls(bool(counted))
             return {
                 "story": self.story.name, "column": self.program.id,
                 "stage": self.program.variant.stage, "service": self.story.service,
                 "steps": self.steps, "calls": calls,
-                "narration": narrated(self.run.server.events, self.steps[-1]["rest"]),
-                "stats": self.run.server.events[-1].fields,
+                # How often it spun is known when it has stopped. (Stage 2 tells nothing of that.)
+                "narration": narrated(events if counted and "-v" in self.args
+                                      else events[:self.told]),
+                "stats": events[-1].fields,
                 "clients": self._ports()}
         finally:
             self.run.close()
@@ -122,38 +126,38 @@ class Player:
 
     def _start(self) -> None:
         # Of a busy loop with -v each call for nothing would be a line.
-        how: Raw = {"args": ["-v"] if self.program.variant.stage != 2 else []}
+        self.args = ["-v"] if self.program.variant.stage != 2 else []
+        how: Raw = {"args": self.args}
         if self.log:
             how["env"] = {"LD_PRELOAD": str(preloadable(SOURCE)), "RECORD": self.log.path}
         if self.story.nofile:
             how["nofile"] = (self.story.nofile, self.story.nofile)
         self.run.start(**how)
 
-    def _calls(self) -> list[Raw]:
-        """All until now; what is only counted, is reported with the next call."""
-        assert self.steps
-        if not self.log:
-            return []
-        last = self.steps[-1]["rest"]["at"]
-        if self.log.numbers()[2]:
-            self.run.server.stop()
-        calls = self.log.update()
-        end = next((i for i, call in enumerate(calls) if call.get("t1", 0) > last), len(calls))
-        return self.program.resolved(calls[:end])
+    def _calls(self, counted: bool) -> list[Raw]:
+        """All until the last rest; what is only counted is reported with the next call."""
+        calls = self.log.update()[:self.calls + counted] if self.log else []
+        asleep = [step["rest"] for step in self.steps if step["rest"]["asleep"]]
+        found = self.program.resolved(calls + [rest["asleep"] for rest in asleep])
+        for rest, call in zip(asleep, found[len(calls):]):
+            rest["asleep"] = call
+        return found[:len(calls)]
 
     # --- at rest ----------------------------------------------------------------------------
 
     def _rest(self) -> Look:
         """The server has done what it will do, the clients have read, and that has changed
-        nothing more. (Bytes that have come and are not acknowledged yet lie in two queues: that
-        takes 40 ms.)"""
+        nothing more, nor has anything while we looked. (Bytes that have come and are not
+        acknowledged yet lie in two queues: that takes 40 ms.)"""
         until = time.monotonic() + PATIENCE
         while True:
             self._wait(self._quiet)
             if not self._clients_read():
-                look = self._look()
-                if not self.log or time.monotonic() > until or not lost_bytes(
-                        vars(look), self.log.update(), self._ports()):
+                look, still = self._look()
+                raw, ports = vars(look), self._ports()
+                true = still and not on_the_way(raw, ports) and not (
+                    self.log and lost_bytes(raw, self.log.calls, ports))
+                if true or time.monotonic() > until:
                     return look
 
     def _owed(self) -> int:
@@ -202,19 +206,25 @@ class Player:
                     client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         return got
 
-    def _look(self) -> Look:
-        server, look = self.run.server, Look()
-        look.state = server.state()
-        if self.log:
-            look.counted, look.asleep = self.log.numbers()[2], self.log.asleep()
-            if look.asleep:
-                look.asleep = self.program.resolved([look.asleep])[0]
+    def _look(self) -> tuple[Look, bool]:
+        """And whether it did nothing meanwhile (or spun on)."""
+        server, before = self.run.server, self._log()
+        look = Look(state=server.state(), counted=before[1])
         look.syscall, look.epoll = syscall_of(server), epoll_of(server)
         look.sockets = sockets_of(server)
         ports = {event["address"].rpartition(":")[2] for event in server.listening()}
         look.tcp = connections(ports)
         look.clients = {client.name: client_seen(client) for client in self.run.clients}
-        return look
+        self.told, self.calls = server.mark(), len(self.log.update()) if self.log else 0
+        after = self._log()
+        # Of one that spins, this was the call that it was just in.
+        look.asleep = after[2] if before == after else None
+        return look, before == after or before[0] == after[0] and before[1] < after[1]
+
+    def _log(self) -> tuple[int, int, Optional[Raw]]:
+        """How long the log is, how many calls were counted since, and which has not returned."""
+        length, _, counted = self.log.numbers() if self.log else (0, 0, 0)
+        return length, counted, self.log.asleep() if self.log else None
 
 
 def record(story: Story, program: Program, recorded: bool = True) -> Raw:
@@ -269,18 +279,28 @@ def lost_bytes(look: Raw, calls: list[Raw], ports: dict[str, int]) -> list[str]:
     return wrong
 
 
+def on_the_way(look: Raw, ports: dict[str, int]) -> list[str]:
+    """Clients of whom something has been sent and has not come yet: on a busy machine, the
+    loopback takes its time. A connection that is complete, bytes, an end."""
+    rows = {row[1]: row for row in look["tcp"] if row[1]}
+    found = []
+    for name, seen in look["clients"].items():
+        _, _, state, _, into, _ = rows.get(ports[name], [0] * 6)
+        if state == SYN_RECV or state and not into and (
+                seen["unsent"] or state == ESTABLISHED and seen["ended"] == "closed"):
+            found.append(name)
+    return found
+
+
 # What the server says of a call is what the recorder saw of it.
 SAID = {"wait": ("call", "ready", "error"), "accept": ("fd", "error"), "send": ("fd", "bytes", "error"),
         "recv": ("fd", "bytes", "error"), "urgent": ("fd",), "close": ("fd",), "watch": ("fd",)}
 
 
-def narrated(events: list[Event], rest: Raw) -> list[list[Any]]:
-    """Until the last rest. A server that sleeps with a limit may do more before it is stopped, and
-    that is not recorded. (Calls that are only counted are counted until the stop.)"""
+def narrated(events: list[Event]) -> list[list[Any]]:
     lines: list[list[Any]] = []
-    late = rest["at"] - events[0]["clock"] + 0.001     # times are rounded
     for event in events:
-        if event.verb == "stop" or event.time > late and not rest["counted"]:
+        if event.verb == "stop":
             break
         if event.verb in SAID:
             said = " ".join([event.verb, *(str(event[key]) for key in SAID[event.verb]

@@ -13,12 +13,13 @@ import pytest
 
 from tests.harness import SANITIZED, Unavailable
 from tests.replay import programs as building
+from tests.replay import record as recording
 from tests.replay.__main__ import chosen, load, record_all, sealed
 from tests.replay.check import complaints
 from tests.replay.model import merged, model
 from tests.replay.page import page
-from tests.replay.programs import programs
-from tests.replay.record import Player, record
+from tests.replay.programs import Program, programs
+from tests.replay.record import record
 from tests.replay.stories import STORIES
 from tests.replay.terminal import lines
 from tests.tools.running import run
@@ -148,6 +149,48 @@ def test_a_changed_file_is_refused(recorded, tmp_path):
     assert done.returncode == 1 and b"is not as it was recorded" in done.stderr
 
 
+def test_what_happens_while_we_look_is_no_rest(monkeypatch, known):
+    """With no descriptor left, a server tries to accept again every second: here, while we look,
+    and before the recording has been put together."""
+    servers = []
+
+    def another_try():
+        for server in servers:
+            if server.all("accept", error="EMFILE") and not server.ended():
+                server.wait_for("accept", after=server.mark())
+
+    looked = []
+
+    def syscall_of(server):
+        servers[:] = [server]
+        if server.all("accept", error="EMFILE") and len(looked) < 2:
+            looked.append(server)
+            another_try()
+        return ""
+
+    resolved = Program.resolved
+    monkeypatch.setattr(recording, "syscall_of", syscall_of)
+    monkeypatch.setattr(Program, "resolved", lambda self, calls: (
+        another_try(), resolved(self, calls))[1])
+    story = STORIES["sixteen_descriptors"]
+    assert complaints(story, record(story, known["5"]), known["5"]) == []
+    assert looked
+
+
+def test_what_is_on_its_way_is_waited_for():
+    def look(state, into, **seen):
+        return {"tcp": [[1, 0, 10, 0, 0, 5], [1, 7, state, 0, into, 6]],
+                "clients": {"A": {"unsent": 0, "ended": "", **seen}}}
+
+    established = recording.ESTABLISHED
+    for late in (look(recording.SYN_RECV, 0), look(established, 0, unsent=6),
+                 look(established, 0, ended="closed")):
+        assert recording.on_the_way(late, {"A": 7}) == ["A"]
+    for there in (look(established, 0), look(established, 6, unsent=9),
+                  look(recording.CLOSE_WAIT, 1, ended="closed")):
+        assert recording.on_the_way(there, {"A": 7}) == []
+
+
 # --- it is the same without a recorder ------------------------------------------------------
 
 @pytest.mark.parametrize("column", ["1", "2", "3", "4", "5", "6"])
@@ -217,22 +260,6 @@ def test_the_sentences_that_the_stories_are_for(models):
         "sixteen_descriptors", "1")
     assert "It spins: poll(): A is ready for writing, and nothing is done" in said(
         "always_writable", "always_writable")
-
-
-def test_what_a_server_does_after_the_last_step_is_not_narrated(monkeypatch, known):
-    def late(self):
-        calls = read(self)
-        self._wait(lambda: len(self.log.update()) > len(calls))      # its limit ends: one second
-        return calls
-    read = Player._calls
-    monkeypatch.setattr(Player, "_calls", late)
-    raw = record(STORIES["sixteen_descriptors"], known["5"])
-    assert complaints(STORIES["sixteen_descriptors"], raw, known["5"]) == []
-
-
-def test_the_same_call_stands_in_one_row_and_as_early_as_it_can():
-    assert merged([list("wrsrs"), list("wsm"), list("wsm")]) == [
-        [0, 0, 0], [1, None, None], [2, 1, 1], [3, None, None], [4, None, None], [None, 2, 2]]
 
 
 class Page(HTMLParser):
