@@ -14,6 +14,7 @@
 //
 // RECORD names the file. It is mapped and closed: no descriptor of the server's is taken.
 
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
@@ -173,7 +174,7 @@ public:
         }
         ::syscall(SYS_close, file);  // past our own close()
         bytes_ = static_cast<char*>(mapped);
-        numbers_ = static_cast<std::uint64_t*>(mapped);
+        numbers_ = static_cast<std::atomic<std::uint64_t>*>(mapped);
     }
 
     void asleep(const std::string& line) {
@@ -207,7 +208,7 @@ public:
 
 private:
     char* bytes_;
-    std::uint64_t* numbers_;
+    std::atomic<std::uint64_t>* numbers_;  // what they count is written before them
     std::set<std::string> seen_;
     std::map<std::string, long> counted_;
 };
@@ -225,7 +226,8 @@ public:
         const int kept = errno;
         line_ = text("{\"call\":\"%s\",\"fd\":%d", name, fd) + with;
         // What has come back empty, and would again, is not worth a look at everything.
-        if (kind != Kind::plain || !record().has_seen(key_) || ready(fd, POLLIN | POLLOUT))
+        if (kind != Kind::plain || !record().has_seen(key_) ||
+            ready(fd, name == std::string("send") ? POLLOUT : POLLIN))
             line_ += ",\"before\":" + sockets();
         line_ += text(",\"t0\":%.9f", seconds());
         if (kind != Kind::plain) record().asleep(line_ + ",\"stack\":[" + stack() + "]}");
@@ -238,7 +240,8 @@ public:
         if (kind_ != Kind::plain) record().asleep("");
         const bool wait = kind_ == Kind::wait;
         if (!wait && error != EAGAIN) record().success();
-        if ((wait || error == EAGAIN) && record().repeats(key_ + (wait ? found : ""), name_)) {
+        if ((wait || error == EAGAIN) &&
+            record().repeats(key_ + (wait ? text("%d", error) + found : ""), name_)) {
             errno = kept;
             return;
         }
