@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tests import output
 from tests.bugs.patches import Wrong, path_of, read_bug
-from tests.harness import BUILD, Unavailable, end_on_sigterm
+from tests.harness import BUILD, Late, Unavailable, end_on_sigterm
 from tests.replay.check import complaints
 from tests.replay.model import model
 from tests.replay.page import page
@@ -62,8 +62,9 @@ def main() -> int:
     except (Wrong, ValueError) as wrong:
         print(f"replay: {wrong}", file=sys.stderr)
         return 2
-    except (Unavailable, Untrue) as wrong:
-        print(f"replay: {wrong}", file=sys.stderr)
+    except (Unavailable, Untrue, Late, RuntimeError, OSError) as wrong:
+        # Late: no rest, no start. RuntimeError: nothing is compiled, or preloaded, or a worker died.
+        print(f"replay: {str(wrong).splitlines()[0]}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nreplay: interrupted; no server is left behind", file=sys.stderr)

@@ -44,8 +44,8 @@ class Log:
     """The recorder's file, while it grows."""
 
     def __init__(self) -> None:
-        handle, self.path = tempfile.mkstemp(prefix="replay-")
-        self.file = os.fdopen(handle, "rb", buffering=0)
+        self.file = tempfile.TemporaryFile()           # nothing stays behind, however we end
+        self.path = f"/proc/{os.getpid()}/fd/{self.file.fileno()}"
         self.calls: list[Raw] = []
         self.read = 0
 
@@ -69,10 +69,6 @@ class Log:
             return json.loads(text) if length else None
         except ValueError:                 # it is being written
             return None
-
-    def close(self) -> None:
-        self.file.close()
-        os.unlink(self.path)
 
 
 @dataclass
@@ -122,7 +118,7 @@ class Player:
         finally:
             self.run.close()
             if self.log:
-                self.log.close()
+                self.log.file.close()
 
     def _start(self) -> None:
         # Of a busy loop with -v each call for nothing would be a line.
