@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import errno
 import platform
+from itertools import islice
 from typing import Iterator
 
-from tests.replay.model import EDGE, ERROR, HANGUP, READ, URGENT, WAITS, WRITE
+from tests.replay.model import EDGE, ERROR, HANGUP, READ, URGENT, WAITS, WRITE, letters
 from tests.replay.programs import Program
 from tests.replay.record import CLOSE_WAIT, Raw, lost_bytes, totals
 from tests.replay.stories import Story
@@ -27,7 +28,7 @@ BY_SELECTOR = {"epoll_ctl": ("register_fd(", "modify(", "unregister("),
 
 def complaints(story: Story, raw: Raw, program: Program) -> list[str]:
     said = [*_waits(raw), *_order(raw), *_bytes(raw), *_proc(raw), *_lines(raw, program),
-            *_narration(raw)]
+            *_narration(raw), *_watched(raw)]
     if story.service == "echo":
         said += _outboxes(raw)
     return [f"{story.name}, {program.id}: {text}" for text in said]
@@ -88,15 +89,22 @@ def _bytes(raw: Raw) -> Iterator[str]:
 def _outboxes(raw: Raw) -> Iterator[str]:
     """An echo offers what it has received, and has not sent yet."""
     owed: dict[int, int] = {}
+    first: dict[int, str] = {}             # bytes of that, while all of it is to be sent
     for call in _calls(raw):
         fd, result = call["fd"], max(0, call["result"])
         if call["call"] == "accept":
             owed[result] = 0
         elif call["call"] == "recv":
-            owed[fd] = owed.get(fd, 0) + result
+            if result and not owed[fd]:
+                first[fd] = call["data"]
+            owed[fd] += result
         elif call["call"] == "send":
             if call["with"][0] != owed[fd]:
                 yield f"send() on {fd} offers {call['with'][0]}; {owed[fd]} were to be sent"
+            if not call["data"].startswith(first.get(fd, "")):
+                yield f"send() on {fd} offers {call['data']}; {first[fd]} was received"
+            if result:
+                first[fd] = ""
             owed[fd] -= result
 
 
@@ -135,16 +143,19 @@ def _queues(raw: Raw, step: Raw) -> Iterator[str]:
     look = {row[0]: row for row in rest["sockets"]}
     holders = {port: fd for port, (fd, _, _) in totals(
         [call for call in _calls(raw) if call["t1"] <= rest["at"]]).items() if fd >= 0}
-    for own, peer, state, _, into, inode in rest["tcp"]:
+    for own, peer, state, out, into, inode in rest["tcp"]:
         fd = holders.get(peer)
         if fd in look and inode and not 0 <= into - look[fd][2] <= (state == CLOSE_WAIT):
             yield f"fd {fd} has {look[fd][2]} to be read, and /proc says {into}"
+        if fd in look and inode and out != look[fd][3]:
+            yield f"fd {fd} has {look[fd][3]} in its send queue, and /proc says {out}"
         if not peer and look and [row[2] for row in look.values() if row[1] == "l"] != [into]:
             yield f"{into} wait to be accepted, says /proc; there are {look}"
     if sleeper and look and step["acted"] < sleeper["t0"] and not any(
             seen["unsent"] for seen in rest["clients"].values()):
-        inside = [row[:3] for row in sleeper["before"] if row[1] != "p"]
-        outside = [row[:3] for row in rest["sockets"]]
+        # While it sleeps its send queues may run empty.
+        inside, outside = ([[*row[:3], row[4] & ~WRITE, row[5]] for row in rows if row[1] != "p"]
+                           for rows in (sleeper["before"], rest["sockets"]))
         if inside != outside:
             yield f"the recorder saw {inside}, and from outside there is {outside}"
 
@@ -192,18 +203,36 @@ def _narration(raw: Raw) -> Iterator[str]:
         yield f"the server says more: {lines[len(seen):][:3]}"
 
 
+def _watched(raw: Raw) -> Iterator[str]:
+    """select() and poll() are handed just what the server says that it watches."""
+    if not raw["column"].isdigit() or any("more" in call for call in raw["calls"]):
+        return                             # a variant may change its list without a word
+    waits = (call for call in _calls(raw) if call["call"] in WAITS)
+    watched: dict[str, str] = {}
+    for line, count in raw["narration"]:
+        verb, *words = line.split()
+        if verb == "watch":
+            watched[words[0]] = words[1]
+        for call in islice(waits, count if verb == "wait" else 0):
+            given = {str(fd): letters(events) for fd, events in call.get("watched", ())}
+            if given and given != {fd: how for fd, how in watched.items() if how != "-"}:
+                yield f"{call['call']}() was handed {given}, and is said to watch {watched}"
+
+
 def _said(raw: Raw, call: Raw) -> str:
     """The line for a call; "" for one that is not told."""
     name, fd, result = call["call"], call["fd"], call["result"]
     error = errno.errorcode[call["errno"]] if call["errno"] else ""
     if name in WAITS:
-        return f"wait {name} {error or len(call['found'])}"
+        found = ",".join(f"{fd}:{letters(events)}" for fd, events in call["found"])
+        return f"wait {name} {error or found or '-'}"
     if name == "epoll_ctl":
-        return f"watch {fd}"
+        return f"watch {fd} {letters(call['with'][1]) * (call['with'][0] != 2) or '-'}"
     if name == "accept":
-        return f"accept {fd} {error}" if error else f"accept {result}"
+        return f"accept {fd} {error}" if error else f"accept {result} {call['peer']}"
     if name == "recv" and call["with"][1]:
         return "" if error else f"urgent {fd}"
     if name in ("recv", "send"):
-        return f"{name} {fd} {error or result}"
+        data = call["data"][:16] if name == "recv" and result > 0 else ""
+        return f"{name} {fd} {error or result} {data}".rstrip()
     return f"close {fd}" if any(row[0] == fd and row[1] == "c" for row in call["before"]) else ""

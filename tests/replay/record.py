@@ -289,8 +289,15 @@ def on_the_way(look: Raw, ports: dict[str, int]) -> list[str]:
 
 
 # What the server says of a call is what the recorder saw of it.
-SAID = {"wait": ("call", "ready", "error"), "accept": ("fd", "error"), "send": ("fd", "bytes", "error"),
-        "recv": ("fd", "bytes", "error"), "urgent": ("fd",), "close": ("fd",), "watch": ("fd",)}
+SAID = {"wait": ("call", "on", "error"), "accept": ("fd", "peer", "error"),
+        "send": ("fd", "bytes", "error"), "recv": ("fd", "bytes", "data", "error"),
+        "urgent": ("fd",), "close": ("fd",), "watch": ("fd", "for")}
+
+
+def _worded(key: str, value: Any) -> str:
+    if key == "on":
+        return ",".join(f"{fd}:{letters}" for fd, letters in value.items()) or "-"
+    return value[:8].hex() if key == "data" else str(value).rpartition(":")[2]
 
 
 def narrated(events: list[Event]) -> list[list[Any]]:
@@ -299,7 +306,7 @@ def narrated(events: list[Event]) -> list[list[Any]]:
         if event.verb == "stop":
             break
         if event.verb in SAID:
-            said = " ".join([event.verb, *(str(event[key]) for key in SAID[event.verb]
+            said = " ".join([event.verb, *(_worded(key, event[key]) for key in SAID[event.verb]
                                            if key in event.fields)])
             if lines and lines[-1][0] == said:
                 lines[-1][1] += 1

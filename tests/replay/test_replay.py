@@ -116,6 +116,27 @@ def _said_less(raw):
     del raw["narration"][4]
 
 
+def _read_another_word(raw):
+    _call(raw, "recv", result=6)["data"] = b"HELLO\n".hex()
+
+
+def _sent_another_word(raw):
+    _call(raw, "send", result=6)["data"] = b"HELLO\n".hex()
+
+
+def _another_came(raw):
+    _call(raw, "accept")["peer"] ^= 1
+
+
+def _something_else_is_queued(raw):
+    raw["steps"][3]["acted"] = 0.0         # it fell asleep after that, and compares
+    next(row for row in raw["steps"][3]["rest"]["sockets"] if row[1] == "c")[5] = "21"
+
+
+def _more_is_to_be_sent(raw):
+    next(row for row in raw["steps"][3]["rest"]["sockets"] if row[1] == "c")[3] += 1
+
+
 def _never_called(raw):
     raw["calls"].remove(_call(raw, "send", result=6))
 
@@ -131,12 +152,21 @@ def _someone_waits(raw):
 @pytest.mark.parametrize("tamper", [
     _reports_nobody, _reports_another, _was_not_ready, _read_less, _sent_more, _has_more_to_read,
     _waits_elsewhere, _watches_more, _another_line, _said_otherwise, _said_less, _never_called,
-    _in_another_order, _someone_waits])
+    _in_another_order, _someone_waits, _read_another_word, _sent_another_word, _another_came,
+    _something_else_is_queued, _more_is_to_be_sent])
 def test_what_cannot_be_is_refused(tamper, recorded, known):
     raw = copy.deepcopy(recorded["second_client", "5"])
     assert complaints(STORIES["second_client"], raw, known["5"]) == []
     tamper(raw)
     assert complaints(STORIES["second_client"], raw, known["5"])
+
+
+def test_a_watched_set_that_the_server_did_not_make_is_refused(recorded, known):
+    raw = copy.deepcopy(recorded["slow_reader", "4"])
+    for call in raw["calls"]:
+        for entry in call.get("watched", ()):
+            entry[1] &= ~2                 # nothing is watched for urgent data
+    assert complaints(STORIES["slow_reader"], raw, known["4"])
 
 
 def test_a_changed_file_is_refused(recorded, tmp_path):
