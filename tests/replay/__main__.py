@@ -63,7 +63,7 @@ def main() -> int:
         print(f"replay: {wrong}", file=sys.stderr)
         return 2
     except (Unavailable, Untrue, Late, RuntimeError, OSError) as wrong:
-        # Late: no rest, no start. RuntimeError: nothing is compiled, or preloaded, or a worker died.
+        # Late: no start. RuntimeError: nothing compiled, or preloaded; a worker died.
         print(f"replay: {str(wrong).splitlines()[0]}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

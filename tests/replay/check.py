@@ -151,13 +151,16 @@ def _queues(raw: Raw, step: Raw) -> Iterator[str]:
             yield f"fd {fd} has {look[fd][3]} in its send queue, and /proc says {out}"
         if not peer and look and [row[2] for row in look.values() if row[1] == "l"] != [into]:
             yield f"{into} wait to be accepted, says /proc; there are {look}"
-    if sleeper and look and step["acted"] < sleeper["t0"] and not any(
-            seen["unsent"] for seen in rest["clients"].values()):
-        # While it sleeps its send queues may run empty.
-        inside, outside = ([[*row[:3], row[4] & ~WRITE, row[5]] for row in rows if row[1] != "p"]
-                           for rows in (sleeper["before"], rest["sockets"]))
-        if inside != outside:
-            yield f"the recorder saw {inside}, and from outside there is {outside}"
+    # While it sleeps a queue can only grow; and one that it is woken by cannot even do that.
+    wakes = dict(sleeper.get("watched", ())) or _after(raw, rest["at"]) if sleeper else {}
+    if sleeper and sleeper["call"] in ("accept", "recv"):
+        wakes = {sleeper["fd"]: READ}
+    for fd, _, into, _, ready, peeked in sleeper["before"] if sleeper and look else ():
+        outside = look.get(fd, [fd, "", into, 0, ready, peeked])
+        grown = outside[2] > into and not wakes.get(fd, 0) & READ
+        same = outside[2] == into and outside[5] == peeked
+        if not (grown or same) or ready & ~outside[4] & ~WRITE:
+            yield f"the recorder saw {into} at {fd}, and from outside there is {outside}"
 
 
 def _lines(raw: Raw, program: Program) -> Iterator[str]:

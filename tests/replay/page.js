@@ -182,7 +182,8 @@ function show() {
     if (link.hash.slice(1).split("/")[0] === story.name) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   $("said").textContent = `${$("step").textContent} ` + story.columns.filter((shown, index) =>
-    shown.pictures[step].moves !== false && visible(shown, index)).map((shown) => `${name(shown)}. ${shown.pictures[step].say}`).join(" ");
+    shown.pictures[step].moves !== false && visible(shown, index)).map((shown) =>
+    `${name(shown)}. ${shown.pictures[step].say}`).join(" ");
 }
 
 function go(to) {

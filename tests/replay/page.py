@@ -111,6 +111,7 @@ def page(stories: list[Raw], programs: dict[str, Program], made: str) -> str:
          "pictures": differences(column["pictures"])} for column in story["columns"]]}
         for story in stories]
     data = json.dumps({"stories": told, "sources": sources}, separators=(",", ":"))
+    escaped = data.replace("</", "<\\/")             # or it would end the element
     return document(
         "The kernel behind glass", STYLE,
         element("h1", "The kernel behind glass"),
@@ -124,8 +125,7 @@ def page(stories: list[Raw], programs: dict[str, Program], made: str) -> str:
         PLAYER,
         element("details", element("summary", "All steps as text"), CLOSED,
                 [as_text(story) for story in stories], id="all", open="open"),
-        Markup(f'<script id="data" type="application/json">{data.replace("</", "<" + chr(92) + "/")}'
-               "</script>"),
+        Markup(f'<script id="data" type="application/json">{escaped}</script>'),
         Markup(f"<script>\n{SCRIPT.read_text(encoding='utf-8')}</script>"))
 
 

@@ -138,7 +138,7 @@ def _make(targets: list[str]) -> None:
     flags = f"{os.environ.get('CXXFLAGS', '')} {FLAGS}".strip()
     done = subprocess.run(
         ["make", "-s", "--no-print-directory", f"-j{os.cpu_count() or 1}", "SAN=",
-         f"BUILD={os.path.relpath(FOLDER, ROOT)}", f"CXXFLAGS={flags}", *targets], cwd=ROOT, env=env,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+         f"BUILD={os.path.relpath(FOLDER, ROOT)}", f"CXXFLAGS={flags}", *targets],
+        cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise Unavailable(f"the servers are not built: {done.stdout.strip().splitlines()[0]}")

@@ -3,7 +3,7 @@
     record(story, program)   -> a dict, fit for JSON
       column, stage, service
       steps       what clients did, and how all was when the server had done its part:
-                  text, brief, acted: when (CLOCK_MONOTONIC), rest: see Look
+                  text, brief, rest: see Look (all times are CLOCK_MONOTONIC)
       calls       what recorder.cpp wrote, up to the last step, with its stacks as lines of source
       narration   what the server said of the same: [line, how many times one after the other]
       stats       its last counters
@@ -98,10 +98,9 @@ class Player:
         try:
             self._start()
             self.steps.append({"text": "The server has started.", "brief": True,
-                               "acted": time.monotonic(), "rest": vars(self._rest())})
+                               "rest": vars(self._rest())})
             for text in self.story.play(self.play):
-                acted = time.monotonic()
-                self.steps.append({"text": text, "brief": self.play.brief, "acted": acted,
+                self.steps.append({"text": text, "brief": self.play.brief,
                                    "rest": vars(self._rest())})
             self.run.server.stop()
             events, counted = self.run.server.events, self.steps[-1]["rest"]["counted"]

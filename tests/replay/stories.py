@@ -49,7 +49,7 @@ class Play:
 
     def stuff(self, client: Client) -> None:
         """It sends, and reads nothing, until the server's kernel has no room for its answers: at
-        rest, bytes wait to be sent. (A send buffer grows: what has not fit may fit a moment later.)"""
+        rest, bytes wait to be sent. (A send buffer grows: what did not fit may fit later.)"""
         for _ in range(64):
             client.send_some(bytes(64 * 1024))
             self.rest()
