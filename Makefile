@@ -205,6 +205,7 @@ servers: $(SERVERS)
 test:
 	@sh tests/pytest.sh --find
 	$(if $(SERVER),,@$(MAKE) --no-print-directory $(PARALLEL) programs)
+	$(if $(SERVER)$(SANITIZED),,@$(PYTHON) -m tests.replay --build || :)
 	@SAN='$(SAN)' STAGE='$(STAGE)' SERVER=$(call quoted,$(SERVER)) sh tests/pytest.sh $(ARGS)
 
 programs: $(SERVERS) $(BUILD)/truth $(BUILD)/load $(BUILD)/floor $(BUILD)/calls

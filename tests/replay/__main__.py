@@ -29,7 +29,7 @@ from tests.replay.model import model
 from tests.replay.page import page
 from tests.replay.programs import Program, programs
 from tests.replay.record import Raw, record
-from tests.replay.stories import STORIES
+from tests.replay.stories import ALL, STORIES
 from tests.replay.terminal import lines
 
 FORMATS = ("html", "text", "json")
@@ -49,11 +49,15 @@ def main() -> int:
     options.add_argument("--bug", default="", help="a bug or a variant, beside the right server")
     options.add_argument("--format", default="html", help=", ".join(FORMATS))
     options.add_argument("--from", dest="recorded", default="", help="a recording: replay.json")
+    options.add_argument("--build", action="store_true", help="only build the servers")
     options.add_argument("--out", default=str(BUILD), help="where replay.json and .html go")
     asked = options.parse_args()
     try:
         if asked.format not in FORMATS:
             raise ValueError(f"no format {asked.format!r}: there are {', '.join(FORMATS)}")
+        if asked.build:
+            programs(ALL)
+            return 0
         recordings = load(Path(asked.recorded)) if asked.recorded else record_all(
             chosen(asked.story, asked.stages, asked.bug))
         known = {each.id: each for each in programs(" ".join(
