@@ -10,10 +10,11 @@ import re
 import shutil
 import struct
 import subprocess
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 from tests.bugs.patches import built, path_of, read_bug
 from tests.compare.lessons import TITLES
@@ -103,14 +104,7 @@ def _plain(name: str) -> str:
 
 
 def programs(words: str) -> list[Program]:
-    """Those that are named, built: stages, bugs, variants. One at a time builds them."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with open(FOLDER / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return _built(words)
-
-
-def _built(words: str) -> list[Program]:
+    """Those that are named, built: stages, bugs, variants."""
     found = []
     for word in words.replace(",", " ").split():
         if re.fullmatch(r"\d(-\w+)?", word):
@@ -122,14 +116,26 @@ def _built(words: str) -> list[Program]:
         else:
             bug = read_bug(path_of(word))
             [stage] = variants(str(bug.stage) if bug.stage < 6 else "6-epoll")
-            program = built(bug, FOLDER / "bugs" / bug.name, FLAGS)
+            where = FOLDER / "bugs" / bug.name
+            with _locked(where):
+                program = built(bug, where, FLAGS)
             found.append(Program(word, bug.title, replace(stage, program=program),
                                  program.parent / bug.folder))
     folders = sorted({program.variant.program for program in found
                       if program.variant.program.parent == FOLDER})
     if folders:
-        _make([os.path.relpath(path, ROOT) for path in folders])
+        with _locked(FOLDER):
+            _make([os.path.relpath(path, ROOT) for path in folders])
     return found
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One at a time builds in it: several tests may want to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _make(targets: list[str]) -> None:
