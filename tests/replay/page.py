@@ -70,7 +70,7 @@ figcaption, .place, .cost, .stack, small { font-size: .8rem; color: var(--soft);
   .column { break-inside: avoid; } }
 """
 
-# Whoever has a script need not wait until all of it is laid out.
+# With a script there is no need to lay all of it out first.
 CLOSED = Markup("<script>document.getElementById('all').open = false;</script>")
 LEGEND = element("details", element("summary", "What the words and letters mean"), element("ul", [
     element("li", text) for text in (
