@@ -262,7 +262,7 @@ def quits(exam: Exam) -> None:
       "in Python: ConnectionResetError or BrokenPipeError was not caught",
       read="ECONNRESET or EPIPE not handled, SIGPIPE not ignored", bug="sigpipe", not_for={})
 def reset(exam: Exam) -> None:
-    for _ in range(20):
+    for _ in range(60):
         exam.connect("B").reset()          # maybe before it is accepted
         c = exam.visitor("C")
         c.send_some(b"hello\n" * 10_000)   # it is gone before it has read the answers
