@@ -25,12 +25,13 @@ MOST_NARRATION = 8 << 20
 
 def play(name: str, program: str, wanted: list[str]) -> None:
     harness.end_on_sigterm()
-    server.most_narration = MOST_NARRATION
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if not harness.SANITIZED:              # an address sanitizer reserves terabytes
         resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     known = scenarios()
     bug = read_bug(path_of(name))
+    if not bug.variant:                    # it is right, and may narrate as much as a stage
+        server.most_narration = MOST_NARRATION
     first = [known[each] for each in bug.caught_by]
     rest = [scenario for scenario in known.values() if scenario not in first]
     for scenario in [known[each] for each in wanted] or first + rest:
