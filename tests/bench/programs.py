@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
-from tests.harness import BUILD, LOOPBACK, Server, Variant, variants
+from tests.harness import BUILD, LOOPBACK, Server, Variant, free_port, variants
 
 VALGRIND = ("--tool=callgrind", "--callgrind-out-file=/dev/null")
 
@@ -40,11 +40,6 @@ def rival(name: str, command: str, port: int) -> Server:
                      nofile=resource.getrlimit(resource.RLIMIT_NOFILE))
     server.wait_until(listens, f"listening on port {port}")
     return server
-
-
-def free_port() -> int:
-    with socket.create_server((LOOPBACK, 0)) as free:
-        return free.getsockname()[1]
 
 
 class Running:

@@ -52,7 +52,7 @@ from tests.harness.client import SMALL, Client, Crowd, Mark, pump
 from tests.harness.expect import (EPOLL, SELECT, anything, at_least, at_most, between, including,
                                   memory_grew, none_but, one_of)
 from tests.harness.judge import Verdict, judge
-from tests.harness.process import LIBC, Process, poll_one
+from tests.harness.process import LIBC, Process, free_port, poll_one
 from tests.harness.run import MEBIBYTE, Run
 from tests.harness.server import HARD, SOFT, Server, Stopped, end_on_sigterm, narrates, run_program
 from tests.harness.variants import (BUILD, DEADLINE, FOLDERS, LOOPBACK, ROOT, SANITIZED, SELECTORS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import re
 import select
 import socket
@@ -99,3 +100,15 @@ class Process:
             return int(self._file("schedstat").split()[1]) / 1e9
         except (OSError, IndexError):
             return 0.0
+
+
+def free_port() -> int:
+    """A port that nobody has, and that no client is given before the server has it: those of
+    clients are taken from 32768 on (ip(7), ip_local_port_range)."""
+    while True:
+        with socket.socket() as one:
+            try:
+                one.bind(("", random.SystemRandom().randrange(10_000, 32_768)))
+            except OSError:
+                continue
+            return one.getsockname()[1]

@@ -10,14 +10,13 @@ import os
 import resource
 import shlex
 import signal
-import socket
 import subprocess
 import threading
 import time
 from pathlib import Path
 from typing import Optional
 
-from tests.harness import HARD, LIBC, SOFT, Process
+from tests.harness import HARD, LIBC, SOFT, Process, free_port
 
 START = 10.0                               # seconds that it may take until it listens
 KEPT = 4096                                # bytes of what it prints
@@ -26,12 +25,6 @@ LISTENS = "0A"                             # /proc/net/tcp has states as hexadec
 
 class Unseen(Exception):
     """What has to be looked at cannot be seen on this system."""
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def listening(port: int) -> Optional[str]:

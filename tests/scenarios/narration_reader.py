@@ -5,25 +5,18 @@ import os
 import resource
 import select
 import signal
-import socket
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from tests.harness import DEADLINE, LOOPBACK, Client, Late, anything, at_least
+from tests.harness import DEADLINE, LOOPBACK, Client, Late, anything, at_least, free_port
 from tests.harness.faults import environment
 from tests.harness.narration import Malformed, parse
 from tests.scenarios import scenario
 
 WITHOUT_STDOUT = (">&-", ">&- 2>&-", "<&- >&- 2>&-")
 STOPS = (signal.SIGINT, signal.SIGTERM)
-
-
-def _free_port():
-    with socket.socket() as one:
-        one.bind((LOOPBACK, 0))
-        return one.getsockname()[1]
 
 
 def _up(run, server, port):
@@ -48,7 +41,7 @@ def _up(run, server, port):
 def without_stdout(run):
     result = {}
     for closed in WITHOUT_STDOUT:
-        port = _free_port()
+        port = free_port()
         shell = replace(run.variant, program=Path("/bin/sh"), arguments=(
             "-c", f'exec "$0" "$@" {closed}', str(run.variant.program), *run.variant.arguments))
         ours, run.variant = run.variant, shell
