@@ -34,7 +34,8 @@ PARALLEL = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 
 
 .DELETE_ON_ERROR:
 .SECONDEXPANSION:
-.PHONY: all servers help run-all test try sync clean truth demo compare replay soak bugs hunt bench calls \
+.PHONY: all servers help run-all test try sync clean truth demo compare replay soak bugs variants \
+        hunt bench calls \
         programs FORCE
 .DEFAULT_GOAL := all
 FORCE: ;
@@ -177,12 +178,13 @@ replay: FORCE
 	    --bug '$(BUG)' --format '$(or $(FORMAT),html)' $(ARGS)
 
 ## make bench        what each mechanism costs, in figures (QUICK=1: in less than a minute;
-##                   RIVALS="name=./program": beside your own; ARGS=-h tells more)
+##                   VARIANTS=all: what comes after the six, too; RIVALS="name=./program":
+##                   beside your own; ARGS=-h tells more)
 MEASURING := $(BUILD)/load $(BUILD)/floor
 $(MEASURING) $(BUILD)/calls: $(BUILD)/%: tests/bench/%.cpp $(BUILD)/compiled-with
 	$(COMPILE) -MMD -MP -MF $@.d -MT $@ -o $@ $<
 bench: all $(MEASURING)
-	@$(foreground) $(PYTHON) -m tests.bench $(if $(QUICK),--quick) $(ARGS)
+	@$(foreground) $(PYTHON) -m tests.bench $(if $(QUICK),--quick) --variants '$(VARIANTS)' $(ARGS)
 
 ## make calls        what one system call takes, each timed alone (ARGS="-t 1": longer)
 calls: $(BUILD)/calls
@@ -223,9 +225,24 @@ bugs:
 	@$(foreground) $(PYTHON) -m tests.bugs $(if $(LIST),--list) $(if $(QUICK),--quick) $(ARGS)
 
 ## make bug-sigpipe  play with a broken server           (ARGS="-e 7000")
-BUGS := $(sort $(basename $(notdir $(wildcard tests/bugs/*.patch tests/variants/*.patch))))
+BUGS := $(sort $(basename $(notdir $(wildcard tests/bugs/*.patch))))
 $(BUGS:%=bug-%): bug-%: FORCE
 	@$(foreground) $(PYTHON) -m tests.bugs --run $* -- $(ARGS)
+
+## make variants     what comes after the six: threads, workers, io_uring and others serve as well
+##                   (ARGS="threads uring": these; LIST=1; SAN=1, SAN=thread: sanitized; QUICK=1:
+##                   only scenarios in which somebody ends, or is slow)
+variants:
+	@SAN='$(SAN)' $(foreground) $(PYTHON) -m tests.bugs --variants $(if $(LIST),--list) \
+	    $(if $(QUICK),--quick) $(ARGS)
+
+## make variant-threads  play with one                   (ARGS="-e 7000")
+## make diff-threads     what it changes on its stage
+ADDED := $(sort $(basename $(notdir $(wildcard tests/variants/*.patch tests/variants/*.cpp))))
+$(ADDED:%=variant-%): variant-%: FORCE
+	@SAN='$(SAN)' $(foreground) $(PYTHON) -m tests.bugs --run $* -- $(ARGS)
+$(ADDED:%=diff-%): diff-%: FORCE
+	@$(PYTHON) -m tests.bugs --diff $*
 
 ## make sync         copy the headers that all stages share over the later stages' copies
 sync:
@@ -243,8 +260,11 @@ clean:
 run-% client-% debug-% trace-% blank-%: FORCE
 	$(error there is no stage '$*': stages are 1 to 6)
 diff-%: FORCE
-	$(error there is no '$@': diff-2 to diff-6 show what changed from the stage before)
+	$(error there is no '$@': diff-2 to diff-6 show what changed from the stage before, diff-X what \
+	    the variant X changes on its stage: there are $(ADDED))
 bug-%: FORCE
 	$(error there is no bug '$*': there are $(BUGS))
+variant-%: FORCE
+	$(error there is no variant '$*': there are $(ADDED))
 .DEFAULT:
 	$(error there is no '$@' to make: 'make help' lists what there is)

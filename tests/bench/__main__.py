@@ -29,7 +29,9 @@ from tests.bench.measure import Bench
 from tests.bench.programs import Unusable
 from tests.bench.results import results
 from tests.bench.show import markdown, show
+from tests.bugs import patches
 from tests.harness import BUILD
+from tests.harness.variants import added
 
 RIVALS = """\
 Rivals: RIVALS in the environment, or --rivals, names other echo servers, which are measured
@@ -55,6 +57,15 @@ def rivals_of(text: str) -> dict[str, str]:
     return rivals
 
 
+def variants_of(text: str) -> list[str]:
+    """Their names; each has been built then."""
+    names = [path.stem for path in patches.paths("variants")] if text == "all" else text.split()
+    try:
+        return [added(name).id for name in names]
+    except ValueError as wrong:
+        raise Unusable(f"VARIANTS: {wrong}") from None
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=RIVALS,
@@ -62,6 +73,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="in less than a minute (QUICK=1)")
     parser.add_argument("--rivals", default=os.environ.get("RIVALS", ""), metavar="NAME=PROGRAM...",
                         help="other echo servers to measure beside ours; see below")
+    parser.add_argument("--variants", default="", metavar="NAME...", help="these of tests/variants "
+                        "beside the eight, too, or all (VARIANTS=all)")
     parser.add_argument("--only", default="", metavar="REGEX",
                         help="only the steps whose title this matches: busy, silent, chat ...")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X",
@@ -75,6 +88,7 @@ def parse() -> argparse.Namespace:
     try:
         re.compile(options.only)
         options.rivals = rivals_of(options.rivals)
+        options.variants = variants_of(options.variants)
     except re.error as wrong:
         parser.error(f"--only: {wrong}")
     except Unusable as wrong:
@@ -91,7 +105,7 @@ def measure(options: argparse.Namespace, json_file: Path) -> None:
         if not program.exists():
             raise Unusable(f"{program} is not there: run make bench")
     began = time.monotonic()
-    bench = Bench(options.quick, options.scale, options.rivals)
+    bench = Bench(options.quick, options.scale, options.rivals, options.variants)
     bench.run(options.only)
     found = results(bench, time.monotonic() - began)
     options.out.mkdir(parents=True, exist_ok=True)

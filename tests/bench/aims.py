@@ -6,7 +6,7 @@ import math
 from typing import Any, Iterator, Mapping, Optional, Sequence
 
 from tests.bench.samples import median
-from tests.bench.settings import BY_EPOLL, LABELS, RIVAL_AIMS, SLEEPING
+from tests.bench.settings import BY_EPOLL, LABELS, RIVAL_AIMS, SLEEPING, VARIANT_AIMS
 
 
 def aim(text: str, wanted: str, figure: float, met: bool, shown: str) -> dict[str, Any]:
@@ -62,14 +62,19 @@ def aims(results: dict[str, Any], rivals: Sequence[str]) -> Iterator[dict[str, A
         if of:
             yield at_most(f"CPU, {LABELS[name]} beside {of['points'][-1]['silent']:,} silent "
                           "connections to beside 10", 1.15, median(of["growth"]))
-    yield worst("memory for a silent connection, stages 3 to 6", 512,
-                {LABELS[name]: of["bytes"] for name, of in figures["memory"].items()}, " bytes", 0)
+    yield worst("memory for a silent connection, stages 3 to 6", 512, {
+        LABELS[name]: of["bytes"] for name, of in figures["memory"].items() if name in LABELS},
+        " bytes", 0)
     for title, of in figures["stalls"].items():
         yield worst(f"p99 of {title} messages on one connection", 20, {
             LABELS[name]: found["p99"]["median"] / 1000 for name, found in of.items()}, " ms")
     for name, limit in zip(BY_EPOLL, (390, 520)):
         yield at_most(f"instructions a message, {LABELS[name]}", limit,
                       figures["instructions"].get(name), "", 0)
+    for name, stage in results["variants"].items():
+        for setting, limit in VARIANT_AIMS.get(name, {}).items():
+            yield at_most(f"CPU, {name} to {LABELS[stage]}, {titles[setting]}", limit,
+                          ratio(setting, name, stage))
     for rival in rivals:
         for setting, limit in RIVAL_AIMS.get(rival, {}).items():
             for name in BY_EPOLL:

@@ -32,15 +32,16 @@ public:
         cpu_set_t only;
         CPU_ZERO(&only);
         CPU_SET(options.cpu, &only);
-        std::vector<pid_t> processes{0};
+        std::vector<pid_t> every{0};  // thread: who is started later is where its starter is
         for (const Named& target : options.targets)
-            if (target.pid) processes.push_back(target.pid);
-        for (const pid_t pid : processes) {
+            for (const pid_t task : target.pid ? tasks(target.pid) : std::vector<pid_t>{})
+                every.push_back(task);
+        for (const pid_t task : every) {
             cpu_set_t before;
-            ::sched_getaffinity(pid, sizeof before, &before);
-            if (::sched_setaffinity(pid, sizeof only, &only) < 0)
+            ::sched_getaffinity(task, sizeof before, &before);
+            if (::sched_setaffinity(task, sizeof only, &only) < 0)
                 fail(1, "-p %d: %s", options.cpu, std::strerror(errno));
-            before_.push_back({pid, before});
+            before_.push_back({task, before});
         }
     }
     ~Pin() {

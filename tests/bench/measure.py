@@ -25,8 +25,8 @@ from tests import harness
 from tests.bench.programs import (Running, Unusable, count_instructions, loaded_size,
                                   time_to_start)
 from tests.bench.samples import Samples
-from tests.bench.settings import (BUSY, BY_EPOLL, BY_SELECT, FLOOR_OF, LABELS, SERVERS, SLEEPING,
-                                  STALLS, Setting)
+from tests.bench.settings import (BUSY, BY_EPOLL, BY_SELECT, FLOOR_OF, LABELS, ON_ALL, SERVERS,
+                                  SLEEPING, STALLS, Setting)
 from tests.bench.show import progress
 from tests.compare.lessons import calls
 from tests.output.figures import duration
@@ -39,8 +39,9 @@ class Step(NamedTuple):
 
 
 class Bench:
-    def __init__(self, quick: bool, scale: float, rivals: dict[str, str]) -> None:
-        self.quick, self.rivals = quick, rivals
+    def __init__(self, quick: bool, scale: float, rivals: dict[str, str],
+                 variants: Sequence[str] = ()) -> None:
+        self.quick, self.rivals, self.variants = quick, rivals, variants
         self.scale = scale * (0.3 if quick else 0.7)
         self.rounds = 1 if quick else 3
         self.samples = Samples()
@@ -81,7 +82,7 @@ class Bench:
 
     def busy(self, setting: Setting) -> None:
         message = ["-d", setting.depth, "-s", setting.size]
-        names = [*SLEEPING, *self.rivals]
+        names = [*SLEEPING, *self.variants, *self.rivals]
         if setting.connections == 1:       # on the same terms as the others, slice by slice
             names = ["floor", "1", *names]
         elif setting.floor == setting.id:
@@ -95,6 +96,8 @@ class Bench:
         """How many silent connections; all levels at once must fit into one load."""
         if name in BY_SELECT:
             return [10, 100, 900]
+        if name in ON_ALL:                 # a thread each, perhaps
+            return [10, 100, 1000]
         most = [10, 100, 1000, 10_000]
         if name in ("2", "4", "6-poll") and (self.quick or not last):
             most = most[:3]               # to let so many in takes them half a minute
@@ -117,6 +120,15 @@ class Bench:
         memory = found[f"{name}@{levels[-1]}"]["memory"]["per_silent"]
         if memory is not None:
             self.figures["memory"][name] = {"silent": levels[-1], "bytes": memory}
+
+    def on_all(self, connections: int) -> None:
+        """Stage 5 on one of the CPUs, beside variants that use all; the load takes its part."""
+        names = ["5", *(f"{name}@all" for name in ON_ALL if name in self.variants)]
+        for name in names:                 # each alone: nobody else is to have a CPU
+            with Running([name]) as servers:
+                found = servers.load("-c", connections, *self.times(0.8))
+            found = {name.partition("@")[0]: found[name]}
+            self.samples.add_speed("on_all", str(connections), found)
 
     def connect(self) -> None:
         self.take("connect", "50", [name for name in SERVERS if name != "2"],
@@ -187,13 +199,17 @@ class Bench:
         for number in range(self.rounds):
             last = number == self.rounds - 1
             for setting in BUSY:
-                count = (9 if setting.connections == 1 else 7) + len(self.rivals)
+                count = (9 if setting.connections == 1 else 7) + len(self.rivals) + len(
+                    self.variants)
                 yield Step(f"busy: {setting.title}", unit * count * 1.4 + 1,
                            partial(self.busy, setting))
-            for name in ["2", *SLEEPING]:
+            for name in ["2", *SLEEPING, *self.variants]:
                 slow = 25 if name in ("2", "4", "6-poll") and last and not self.quick else 0
-                yield Step(f"beside silent ones: {LABELS[name]}", unit * 4 + 1 + slow,
+                yield Step(f"beside silent ones: {LABELS.get(name, name)}", unit * 4 + 1 + slow,
                            partial(self.silent, name, last))
+            for connections in (50, 500) if set(self.variants) & set(ON_ALL) else ():
+                yield Step(f"on all CPUs: {connections}", unit * 4 + 2,
+                           partial(self.on_all, connections))
             yield Step("connections opened and closed", unit * 8 + 1, self.connect)
             for members in (10, 100, 1000) if last and not self.quick else (10, 100):
                 yield Step(f"chat: {members} members", unit * 5 + members / 50,

@@ -15,7 +15,13 @@ from tests.output.html import Line, Markup, chart, document, element, link, tabl
 LOOKS = {"1": ("blocking", "", "circle"), "2": ("busy", "", "cross"), "3": ("select", "", "square"),
          "4": ("poll", "", "diamond"), "5": ("epoll", "", "circle"),
          "6-select": ("select", "7 4", "square"), "6-poll": ("poll", "7 4", "diamond"),
-         "6-epoll": ("epoll", "7 4", "circle")}
+         "6-epoll": ("epoll", "7 4", "circle"),
+         # Variants: dotted.
+         "threads": ("blocking", "2 4", "square"), "workers": ("epoll", "2 4", "square"),
+         "one_shot": ("epoll", "2 4", "cross"), "coroutines": ("epoll", "2 4", "diamond"),
+         "uring": ("busy", "2 4", "circle"), "edge_triggered": ("epoll", "2 4", "circle"),
+         "read_until_empty": ("poll", "2 4", "circle"),
+         "watch_then_write": ("select", "2 4", "circle")}
 
 STYLE = """
 body { max-width: 62rem; }
@@ -57,8 +63,8 @@ def section(ident: str, heading: str, lesson: str, to: str, what: tuple[str, str
     return element(
         "section", element("h2", heading), element("p", lesson),
         element("figure", drawn, element(
-            "figcaption", "Both axes are logarithmic. Dashed: stage 6. The same in figures: ",
-            link(to, "the table"), ".", class_="soft small")), id=ident)
+            "figcaption", "Both axes are logarithmic. Dashed: stage 6; dotted: variants. The same "
+            "in figures: ", link(to, "the table"), ".", class_="soft small")), id=ident)
 
 
 def silent(results: Figures, floor: Optional[float]) -> Markup:
@@ -116,14 +122,15 @@ def tables(results: Figures) -> list[Markup]:
         if not found["rows"]:
             continue
         title = found["title"].strip()
-        numbered = title[0].isdigit() and title[0] not in seen
-        seen.add(title[0])
+        number = title.partition(".")[0]
+        numbered = number.isdigit() and number not in seen
+        seen.add(number)
         parts.append(element(
             "div", table(["", *found["columns"]], [[row["name"], *row["cells"]]
                                                    for row in found["rows"]],
                          title=title, caption=title),
             element("p", found["note"], class_="soft small"), class_="table",
-            id=f"t{title[0]}" if numbered else f"t{len(parts)}x"))
+            id=f"t{number}" if numbered else f"t{len(parts)}x"))
     return parts
 
 

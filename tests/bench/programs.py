@@ -43,7 +43,8 @@ def rival(name: str, command: str, port: int) -> Server:
 
 
 class Running:
-    """Servers by name, for a `with` block. What is behind an @ only tells them apart."""
+    """Servers by name, for a `with` block. What is behind an @ only tells them apart, but for
+    @all: a variant on all CPUs, which it takes if no argument forbids it."""
 
     def __init__(self, names: Sequence[str], service: str = "echo",
                  rivals: Optional[dict[str, str]] = None) -> None:
@@ -56,7 +57,9 @@ class Running:
             elif name == "floor":
                 self.add(name, outside(name, str(BUILD / "floor"), listening=1))
             else:
-                variant = variants(name.partition("@")[0])[0]
+                variant = variants(name.partition("@")[0], more=True)[0]
+                if name.endswith("@all"):
+                    variant = replace(variant, arguments=())
                 self.add(name, Server(variant, (service,), ["-q"]), service)
 
     def add(self, name: str, server: Server, service: str = "echo") -> None:

@@ -9,17 +9,19 @@ from tests.bench.aims import aims
 from tests.bench.machine import machine
 from tests.bench.measure import Bench
 from tests.bench.samples import Samples, median
-from tests.bench.settings import BUSY, BY_EPOLL, FLOOR_OF, LABELS, SERVERS, SLEEPING, STALLS
+from tests.bench.settings import (BUSY, BY_EPOLL, FLOOR_OF, LABELS, ON_ALL, SERVERS, SLEEPING,
+                                  STALLS)
 from tests.bench.tables import tables
+from tests.harness.variants import added
 
 PAIRS = [("6-epoll", "5"), ("6-poll", "4"), ("6-select", "3"), ("3", "5"), ("4", "5"),
          ("1", "floor"), ("5", "floor"), ("6-epoll", "floor")]
 
 
 def results(bench: Bench, seconds: float) -> dict[str, Any]:
-    samples, rivals = bench.samples, list(bench.rivals)
+    samples, rivals, variants = bench.samples, list(bench.rivals), list(bench.variants)
     settings, looping = [setting.id for setting in BUSY], ["2", *SLEEPING]
-    busy = samples.table("busy", settings, ["floor", *SERVERS, *rivals])
+    busy = samples.table("busy", settings, ["floor", *SERVERS, *variants, *rivals])
     for setting, of in busy.items():
         floor = median(busy[FLOOR_OF[setting]].get("floor", {}).get("cpu"))
         for found in of.values():
@@ -27,15 +29,21 @@ def results(bench: Bench, seconds: float) -> dict[str, Any]:
                 found["times_floor"] = found["cpu"]["median"] / floor
     chat = samples.table("chat", ["10", "100", "1000"], looping)
     pairs = PAIRS + [(mine, rival) for rival in rivals for mine in BY_EPOLL]
+    beside = {name: "6-epoll" if added(name).stage == 6 else "5" for name in variants}
+    pairs += beside.items()
     found = {
         "machine": machine(), "quick": bench.quick, "seconds": round(seconds, 1),
-        "rounds": bench.rounds, "labels": {**LABELS, **{name: name for name in rivals}},
+        "rounds": bench.rounds,
+        "labels": {**LABELS, **{name: name for name in variants + rivals}},
+        "variants": beside,
         "settings": [setting._asdict() for setting in BUSY], "notes": bench.missing,
         "steps": bench.took,
         "figures": {
             **bench.figures,
             "busy": busy,
-            "silent": {name: line for name in looping if (line := silent_line(samples, name))},
+            "silent": {name: line for name in (*looping, *variants)
+                       if (line := silent_line(samples, name))},
+            "on_all": samples.table("on_all", ["50", "500"], ["5", *ON_ALL]),
             "connect": samples.table("connect", ["50"], SERVERS)["50"],
             "chat": {members: of for members, of in chat.items() if of},
             "start": {name: samples.of("start", "", name).get("seconds") for name in SERVERS},

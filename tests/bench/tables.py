@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Sequence
 
 from tests.bench.samples import Found, median
-from tests.bench.settings import BY_EPOLL, FLOOR_OF, SERVERS, SLEEPING
+from tests.bench.settings import BY_EPOLL, FLOOR_OF, ON_ALL, SERVERS, SLEEPING
 from tests.output.figures import number
 
 
@@ -46,7 +46,8 @@ def tables(results: dict[str, Any], rivals: Sequence[str]) -> Iterator[dict[str,
 
     settings = {setting["id"]: setting["title"] for setting in results["settings"]}
     floors = {i: median(busy[FLOOR_OF[i]].get("floor", {}).get("cpu")) for i in settings}
-    everybody = ["floor", *SERVERS, *rivals]
+    variants = results["variants"]
+    everybody = ["floor", *SERVERS, *variants, *rivals]
     yield table(
         "1. CPU time a message, µs",
         "x: times the floor, which has one connection and the same messages. With many "
@@ -80,7 +81,8 @@ def tables(results: dict[str, Any], rivals: Sequence[str]) -> Iterator[dict[str,
         {"rate": "a second", "cpu": "CPU each, µs"}, connect, lambda name, key: connect[name][key])
     once = {name: {"memory": number(figures["memory"].get(name, {}).get("bytes")),
                    "start": scaled(median(figures["start"].get(name)), 1000),
-                   "size": scaled(figures["size"].get(name), 0.001)} for name in SERVERS}
+                   "size": scaled(figures["size"].get(name), 0.001)}
+            for name in (*SERVERS, *variants)}
     yield table(
         "4. Memory, start-up, size",
         "Memory: the server's own (anonymous pages) for each silent connection, kernel buffers "
@@ -113,3 +115,13 @@ def tables(results: dict[str, Any], rivals: Sequence[str]) -> Iterator[dict[str,
             "9. Beside others: CPU time, times theirs", "Slice against slice. Below 1: ours takes "
             "less.", settings, pairs,
             lambda pair, i: number(median(figures["ratios"][i].get(pairs[pair]))))
+    if variants:
+        yield table(
+            "10. Variants: CPU time a message, times their stage's", "Slice against slice; "
+            "coroutines beside 6 epoll, all others beside 5 epoll.", settings, variants,
+            lambda name, i: number(median(figures["ratios"][i].get(f"{name}/{variants[name]}"))))
+        yield table(
+            "11. Messages a second, on all CPUs", "Each alone, with the load beside it, which "
+            "takes its part of the CPUs. *: the load itself was busy.",
+            {connections: f"{connections} connections" for connections in figures["on_all"]},
+            ["5", *ON_ALL], lambda name, i: rate(figures["on_all"][i].get(name, {})))

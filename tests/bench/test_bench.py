@@ -26,19 +26,24 @@ def bench(*words: object, **env: str):
 @pytest.mark.skipif(SANITIZED, reason="the bench refuses sanitized programs")
 def test_bench(tmp_path):
     done = bench("--quick", "--scale", 0.03, "--out", tmp_path, "--only",
-                 "busy: 1 conn|silent ones: 3|chat: 10 |start-up|stalls: 16")
+                 "busy: 1 conn|silent ones: (3|thr)|chat: 10 |start-up|stalls: 16|all CPUs: 50$",
+                 "--variants", "threads")
     assert done.returncode == 0, done.stderr
     assert "about" in done.stderr and "left" in done.stderr
     results = json.loads((tmp_path / "bench.json").read_text())
     figures = results["figures"]
     busy = figures["busy"]["1"]
-    for name in ("floor", "1", "2", "3", "4", "5", "6-select", "6-poll", "6-epoll"):
+    for name in ("floor", "1", "2", "3", "4", "5", "6-select", "6-poll", "6-epoll", "threads"):
         cpu = busy[name]["cpu"]["median"]
         assert cpu > 0 and busy[name]["per_second"]["median"] > 0
         assert busy[name]["times_floor"] == pytest.approx(
             cpu / busy["floor"]["cpu"]["median"], rel=0.001)
     assert [point["silent"] for point in figures["silent"]["3"]["points"]] == [10, 100, 900]
     assert figures["ratios"]["1"]["5/floor"]["median"] > 0
+    assert figures["ratios"]["1"]["threads/5"]["median"] > 0
+    assert figures["on_all"]["50"]["threads"]["per_second"]["median"] > 0
+    # A thread each: much more than what a loop keeps of a client.
+    assert figures["memory"]["threads"]["bytes"] > 4096 > figures["memory"]["3"]["bytes"]
 
     text = (tmp_path / "bench.html").read_text(encoding="utf-8")
     page = Page(text)
@@ -80,7 +85,8 @@ def test_a_verdict_can_be_seen_from_its_figure(figure, limit, shown):
 
 @pytest.mark.parametrize("words, env, said", [
     (["--scale", "0"], {}, "--scale"), ([], {"RIVALS": "x"}, "name=program is wanted"),
-    ([], {"RIVALS": "x=/nowhere/y"}, "/nowhere/y is no program")])
+    ([], {"RIVALS": "x=/nowhere/y"}, "/nowhere/y is no program"),
+    (["--variants", "x"], {}, "there is no variant 'x'")])
 def test_bench_bad_words(words, env, said):
     done = bench(*words, **env)
     assert done.returncode == 2 and said in done.stderr.splitlines()[-1]

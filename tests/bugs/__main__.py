@@ -1,8 +1,11 @@
 """The bug gallery: known mistakes, each a small patch that puts one of them into one stage.
 
     python3 -m tests.bugs [--quick] [--variants] [NAME...]   builds and judges them
-    python3 -m tests.bugs --list                             what there is
+    python3 -m tests.bugs --list [--variants]                what there is
     python3 -m tests.bugs --run NAME [-- ARGUMENTS]          builds one, and becomes that server
+    python3 -m tests.bugs --diff NAME                        what it changes on its stage
+
+A variant is built with the sanitizer that SAN names, if it does.
 """
 
 from __future__ import annotations
@@ -21,11 +24,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests import output
-from tests.bugs.patches import BUILD, TEXT, Bug, Wrong, built, path_of, paths, read_bug
+from tests.bugs.patches import ROOT, TEXT, Bug, Wrong, built, path_of, paths, read_bug
+from tests.scenarios import scenarios
+from tests.tools import diff as difference
 
 # A broken server is not worth long waits, nor all of the memory.
 PATIENCE = 4                               # seconds, in place of the deadlines of the tests
 MOST_MEMORY = 1 << 30
+# Of a variant, --quick plays the scenarios of these files: who ends while something is under way?
+WHERE_LIVES_END = ("endings", "races", "resets", "slow_readers", "stops")
 MOST_SECONDS = 300                         # for all scenarios of one bug; a variant is no bug
 
 
@@ -36,6 +43,7 @@ class Verdict:
     red: dict[str, str] = field(default_factory=dict)      # scenario -> why, in a line
     green: list[str] = field(default_factory=list)
     rungs: dict[str, str] = field(default_factory=dict)    # service -> where the ladder ended
+    skipped: str = ""                      # why nothing could be played here
     seconds: float = 0.0
     late: bool = False                     # there was no time for all scenarios
 
@@ -67,6 +75,8 @@ class Verdict:
         lines = []
         if self.wrong:
             lines.append(f"FAILED: {self.wrong}")
+        elif self.skipped:
+            lines.append(f"skipped: {self.skipped}")
         elif self.bug.variant:
             lines.append(f"{len(self.green)} scenarios passed")
             lines += [f"FAILED: does not pass {name}: {self.red[name]}" for name in self.others]
@@ -95,6 +105,7 @@ class Judges:
 
     def __init__(self, quick: bool) -> None:
         self.quick = quick
+        self.sanitizer = os.environ.get("SAN", "")
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
         self._over = False
@@ -103,24 +114,28 @@ class Judges:
         verdict = Verdict(bug)
         began = time.monotonic()
         try:
-            self._play(verdict, built(bug))
+            self._play(verdict, built(bug, sanitizer=self.sanitizer * bug.variant))
         except Wrong as wrong:
-            verdict.wrong = str(wrong)
+            if bug.variant and "#error" in str(wrong):     # so a source says what is missing here
+                verdict.skipped = str(wrong)
+            else:
+                verdict.wrong = str(wrong)
         verdict.seconds = time.monotonic() - began
         return verdict
 
     def _play(self, verdict: Verdict, program: Path) -> None:
         bug = verdict.bug
         env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-        env.pop("SAN", None)
         env.pop("SERVER", None)
-        if bug.sanitized:
-            env["SAN"] = "1"
-            env.setdefault("ASAN_OPTIONS", f"hard_rss_limit_mb={MOST_MEMORY >> 20}")
+        env["SAN"] = self.sanitizer if bug.variant else "1" * bug.sanitized
         if not bug.variant:
+            env.setdefault("ASAN_OPTIONS", f"hard_rss_limit_mb={MOST_MEMORY >> 20}")
             env.setdefault("DEADLINE", str(PATIENCE))
             env.setdefault("PATIENCE", str(PATIENCE))
-        which = bug.caught_by if self.quick and not bug.variant else []
+        which = [] if not self.quick else bug.caught_by if not bug.variant else [
+            scenario.name for scenario in scenarios().values()
+            if scenario.function.__module__.rpartition(".")[2] in WHERE_LIVES_END
+            and scenario.name not in bug.caught_by]
         with self._lock:
             if self._over:
                 raise Wrong("interrupted")
@@ -146,6 +161,9 @@ class Judges:
                 rest.append(line)
                 continue
             played = json.loads(line)
+            if "skipped" in played:
+                verdict.skipped = played["skipped"]
+                continue
             if "rung" in played:
                 verdict.rungs[played["service"]] = played["rung"]
                 continue
@@ -166,25 +184,23 @@ class Judges:
 
 # --- the command line -----------------------------------------------------------------------
 
-def show_list() -> int:
-    for path in paths():
+def show_list(kind: str) -> int:
+    for path in paths(kind):
         bug = read_bug(path)
-        kind = "variant" if bug.variant else f"stage {bug.stage}"
-        print(f"{bug.name:26} {kind}  {bug.title}")
+        print(f"{bug.name:22} stage {bug.folder[1]}  {bug.title}")
     return 0
 
 
-def run(name: str, arguments: list[str]) -> int:
-    bug = read_bug(path_of(name))
-    program = built(bug)
-    print(bug.header() + f"\nThe patch: {os.path.relpath(bug.path)}, in "
-          f"{os.path.relpath(BUILD / bug.name / bug.folder)}/\n", flush=True)
+def run(bug: Bug, arguments: list[str]) -> int:
+    program = built(bug, sanitizer=os.environ.get("SAN", "") * bug.variant)
+    print(bug.header() + f"\nIts source: {os.path.relpath(bug.path)}, built in "
+          f"{os.path.relpath(program.parent / bug.folder)}/\n", flush=True)
     os.execv(program, [str(program), *arguments])
 
 
 def judge_all(names: list[str], quick: bool, only_variants: bool) -> int:
-    chosen = [path_of(name) for name in names] or paths(
-        "variants" if only_variants else "bugs" if quick else "*")
+    kind = "variants" if only_variants else "bugs"
+    chosen = [path_of(name, kind) for name in names] or paths(kind)
     bugs = []
     failed = 0
     for path in chosen:
@@ -200,8 +216,7 @@ def judge_all(names: list[str], quick: bool, only_variants: bool) -> int:
     signal.signal(signal.SIGTERM, interrupt)
     began = time.monotonic()
     judges = Judges(quick)
-    # They mostly wait, so some more than there are CPUs; the longest first.
-    bugs.sort(key=lambda bug: not bug.variant)
+    # They mostly wait, so some more than there are CPUs.
     workers = int(os.environ.get("JOBS") or 2 * (os.cpu_count() or 1))
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -213,7 +228,7 @@ def judge_all(names: list[str], quick: bool, only_variants: bool) -> int:
             judges.end()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    print(f"\n{len(chosen)} patches, {failed} failed, {time.monotonic() - began:.0f} s")
+    print(f"\n{len(chosen)} {kind}, {failed} failed, {time.monotonic() - began:.0f} s")
     return 1 if failed else 0
 
 
@@ -222,18 +237,25 @@ def main(words: list[str]) -> int:
     words, arguments = words[:cut], words[cut + 1:]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--quick", action="store_true", help="only the scenarios that are named")
+    parser.add_argument("--quick", action="store_true", help="only the scenarios that are named; "
+                        "of a variant, those in which clients or the server end")
     parser.add_argument("--variants", action="store_true", help="only the variants")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--diff", action="store_true")
     parser.add_argument("--run", action="store_true")
     chosen = parser.parse_args(words)
     try:
         if chosen.list:
-            return show_list()
-        if chosen.run:
+            return show_list("variants" if chosen.variants else "bugs")
+        if chosen.run or chosen.diff:
             if len(chosen.names) != 1:
-                raise Wrong("--run wants the name of one bug")
-            return run(chosen.names[0], arguments)
+                raise Wrong("the name of one is wanted")
+            bug = read_bug(path_of(chosen.names[0]))
+            if chosen.run:
+                return run(bug, arguments)
+            difference.show(difference.compare(ROOT / bug.folder, built(bug).parent / bug.folder,
+                                               bug.name))
+            return 0
         return judge_all(chosen.names, chosen.quick, chosen.variants)
     except Wrong as wrong:
         print(f"bugs: {wrong}", file=sys.stderr)

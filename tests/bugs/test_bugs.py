@@ -12,6 +12,7 @@ import pytest
 
 from tests.bugs import patches
 from tests.harness import DEADLINE, FOLDERS, ROOT, variants
+from tests.harness.variants import NOT_HERE
 from tests.scenarios import scenarios
 
 pytestmark = pytest.mark.sources
@@ -29,14 +30,15 @@ def test_header(path):
     bug = patches.read_bug(path)
     assert bug.folder in FOLDERS
     assert all(bug.fields.values())
-    assert f"make bug-{bug.name}" in bug.fields["Try"]
+    assert f"make {'variant' if bug.variant else 'bug'}-{bug.name}" in bug.fields["Try"]
+    assert bug.title.endswith(".")
     assert bug.variant or bug.caught_by
     for name in bug.caught_by:
         assert name in scenarios(), f"there is no scenario {name}"
         scenario = scenarios()[name]
         assert not all(map(scenario.why_not, variants(str(bug.stage)))), \
             f"{name} is not for stage {bug.stage}"
-    for line in path.read_text(encoding="utf-8").partition("\n--- ")[0].splitlines():
+    for line in path.read_text(encoding="utf-8").partition("\n--- a/")[0].splitlines():
         assert len(line) <= 100 and line == line.rstrip()
 
 
@@ -49,7 +51,8 @@ def test_applies(path, tmp_path):
     patches.patched(bug, tmp_path)
     changed = {file.name for file in (ROOT / bug.folder).iterdir()
                if file.read_bytes() != (tmp_path / bug.folder / file.name).read_bytes()}
-    assert changed == {name for _, name in patches.SOURCE.findall(bug.diff)}
+    assert changed == {name for _, name in patches.SOURCE.findall(bug.diff)} | (
+        {"server.cpp"} if path.suffix == ".cpp" or "Variant" in bug.fields else set())
 
 
 def test_names_are_unique():
@@ -80,6 +83,25 @@ def test_a_patch_that_no_longer_fits_is_said(tmp_path):
         patches.patched(bug, tmp_path)
 
 
+def test_a_program_that_this_system_cannot_run_is_skipped(tmp_path):
+    """Not failed, and not passed: it says why, in a line."""
+    program = tmp_path / "server"
+    program.write_text(f"#!/bin/sh\necho none of that here >&2; exit {NOT_HERE}\n")
+    program.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bugs.play", "edge_triggered", str(program), "idle"],
+        text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE)
+    assert done.stdout == '{"skipped": "none of that here"}\n', done.stderr
+
+
+def test_a_variant_with_a_sanitizer_is_a_program_of_its_own():
+    variant = patches.read_bug(patches.path_of("read_until_empty"))
+    programs = {patches.built(variant, sanitizer=kind) for kind in ("", "1", "thread")}
+    assert len(programs) == 3
+    for program in programs:
+        assert (b"__tsan_init" in program.read_bytes()) == ("thread" in program.parent.name)
+
+
 def _gallery(*words, **env):
     return subprocess.run([sys.executable, "-m", "tests.bugs", *words], text=True,
                           env={**os.environ, **env}, stdin=subprocess.DEVNULL,
@@ -106,10 +128,12 @@ def test_what_a_compiler_says_may_have_any_letter(tmp_path):
     assert re.fullmatch(r"bugs: does not compile: error: gr.*er, or not .*\n", done.stderr)
 
 
-def test_list():
-    done = _gallery("--list")
+@pytest.mark.parametrize("kind", ["bugs", "variants"])
+def test_list(kind):
+    done = _gallery("--list", *["--variants"] * (kind == "variants"))
     assert done.returncode == 0
-    assert [line.split()[0] for line in done.stdout.splitlines()] == [p.stem for p in PATCHES]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        path.stem for path in patches.paths(kind)]
 
 
 def test_a_bug_is_caught_and_the_tree_left_alone():

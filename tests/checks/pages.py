@@ -254,7 +254,7 @@ def wrong_path(word: str) -> str:
         return ""
     bug = re.fullmatch(r"build/bugs/(\w+)/server", path)
     if bug:
-        there = f"bug-{bug[1]}" in targets()
+        there = {f"bug-{bug[1]}", f"variant-{bug[1]}"} & targets()
     elif path.startswith("build/"):
         there = path in targets() or WRITTEN.match(path)
     else:

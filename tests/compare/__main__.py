@@ -30,7 +30,8 @@ def main() -> int:
     end_on_sigterm()
     words = argparse.ArgumentParser(prog="make compare", description=__doc__,
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--stages", default="", help="1 3, 2-5, 6-poll; all if none is named")
+    words.add_argument("--stages", default="", help="1 3, 2-5, 6-poll, and names of variants, such "
+                       "as threads; all stages if none is named")
     words.add_argument("--scenario", default="", help="one, or several; the matrix's if none is")
     words.add_argument("--format", default="text", help=", ".join(FORMATS))
     words.add_argument("--out", default=str(BUILD), help="where compare.json and .html go")
@@ -46,7 +47,7 @@ def main() -> int:
         for name in names:
             if name not in every:
                 raise ValueError(f"no scenario {name!r}: there are {', '.join(every)}")
-        stages = variants(asked.stages or (f"1-5 6-{SELECTORS[-1]}" if columnar else ""))
+        stages = variants(asked.stages or (f"1-5 6-{SELECTORS[-1]}" if columnar else ""), more=True)
     except ValueError as wrong:
         print(f"compare: {wrong}", file=sys.stderr)
         return 2

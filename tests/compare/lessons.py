@@ -44,7 +44,8 @@ def calls(counters: dict[str, float], stage: str = "") -> float:
 
 def keeps_list(stage: str) -> bool:
     """Whether the kernel keeps the watched list."""
-    return stage in ("5", "6-epoll")
+    return stage in ("5", "6-epoll", "edge_triggered", "read_until_empty", "watch_then_write",
+                     "workers", "one_shot", "coroutines")
 
 
 def _one_message(seen: Observed) -> str:

@@ -237,4 +237,5 @@ def figures(record: Record, scenario: Record) -> Markup:
 
 def name_of(record: Record, stage: str) -> str:
     title = next(each["title"] for each in record["stages"] if each["id"] == stage)
-    return f"Stage {stage.partition('-')[0]}, {title}"
+    number = stage.partition("-")[0]
+    return f"Stage {number}, {title}" if number.isdigit() else f"{stage}: {title}"

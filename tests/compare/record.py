@@ -62,7 +62,8 @@ def compare(chosen: list[Scenario], stages: list[Variant],
                        for stage, run in played[row.scenario]["runs"].items()}}
             for row in ROWS if row.scenario in played]
     return {"made": time.strftime("%Y-%m-%d %H:%M"), "machine": _machine(),
-            "stages": [{"id": v.id, "name": v.name, "title": TITLES[v.id]} for v in stages],
+            "stages": [{"id": variant.id, "name": variant.name,
+                        "title": TITLES.get(variant.id, variant.title)} for variant in stages],
             "rows": rows, "scenarios": played, "seconds": round(time.monotonic() - began, 1)}
 
 
@@ -70,11 +71,13 @@ def _run(scenario: Scenario, variant: Variant, step: float) -> Record:
     verdict = judge(scenario, variant, watch=Pace(step), timeline=True)
     if verdict.skipped:
         return {"not_played": verdict.skipped}
+    if verdict.error and scenario.name in variant.otherwise:
+        return {"not_played": f"it is otherwise here: {variant.title}"}
     if verdict.error:
         return {"failed": verdict.wrong[0].splitlines()[0]}
     return {"observed": verdict.observed, "seconds": round(verdict.seconds, 3),
             "seed": verdict.seed, "picture": picture(verdict.timeline, variant.stage),
-            "unexpected": verdict.wrong}
+            "unexpected": [] if scenario.name in variant.otherwise else verdict.wrong}
 
 
 def _cell(row: Any, run: Record) -> Record:

@@ -246,12 +246,25 @@ def test_a_wait_that_was_ended_is_told_before_what_came_later():
     ("tests.compare", ["--scenario", "no_such"], "second_client"),
     ("tests.compare", ["--stages", "7"], "6-epoll"),
     ("tests.compare", ["--stages", "1 x"], "6-epoll"),
+    ("tests.compare", ["--stages", "1 thread"], "edge_triggered"),
     ("tests.compare", ["--format", "pdf"], "text, json, html"),
     ("tests.tools.demo", ["--stages", "9"], "6-epoll")])
 def test_bad_words(program, words, named):
     done = run(*words, program=program)
     assert done.returncode == 2 and done.stdout == ""
     assert named in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_variant_stands_beside_the_stages(tmp_path):
+    done = run("--stages", "5 threads", "--scenario", "second_client message_cost", "--out",
+               str(tmp_path), *QUICK)
+    record = json.loads((tmp_path / "compare.json").read_text())
+    assert done.returncode == 0 and [each["id"] for each in record["stages"]] == ["5", "threads"]
+    assert record["scenarios"]["second_client"]["runs"]["threads"]["unexpected"] == []
+    # What its header says is otherwise is no surprise.
+    assert "not as expected" not in done.stdout
+    page = Page((tmp_path / "compare.html").read_text())
+    assert any("threads: a thread for each client" in each["text"] for each in page.all("b"))
 
 
 def test_other_formats():

@@ -31,9 +31,9 @@ class Process:
         self.pid = pid
 
     def cpu(self) -> float:
-        """Seconds of CPU used so far."""
+        """Seconds of CPU used so far, by all threads that are still there."""
         try:
-            return int(self._file("schedstat").split()[0]) / 1e9
+            return sum(int(text.split()[0]) for text in self._threads("schedstat")) / 1e9
         except OSError:
             words = self._stat()
             return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
@@ -55,12 +55,24 @@ class Process:
         return int(found[1]) * 1024 if found else 0
 
     def state(self) -> str:
-        """R running, S asleep, T stopped, as ps has it."""
-        return self._stat()[0]
+        """R running (if only one thread is), S asleep, T stopped, as ps has it."""
+        states = [text.rpartition(")")[2].split()[0] for text in self._threads("stat")]
+        return "R" if "R" in states else states[0]
 
     def _stat(self) -> list[str]:
         """The words of its stat file behind its name, which may have blanks."""
         return self._file("stat").rpartition(")")[2].split()
+
+    def _threads(self, name: str) -> list[str]:
+        """That file of each thread, the first one's first."""
+        found = []
+        for thread in sorted(os.listdir(f"/proc/{self.pid}/task"), key=int):
+            try:
+                found.append(self._file(f"task/{thread}/{name}"))
+            except (FileNotFoundError, ProcessLookupError):
+                if name not in os.listdir(f"/proc/{self.pid}/task/{self.pid}"):
+                    raise                  # this system has none; or else the thread has just ended
+        return found
 
     def _file(self, name: str) -> str:
         return (Path("/proc") / str(self.pid) / name).read_text()
@@ -97,7 +109,7 @@ class Process:
     def queued(self) -> float:
         """Seconds that it has stood in line for a CPU, as far as the system tells."""
         try:
-            return int(self._file("schedstat").split()[1]) / 1e9
+            return sum(int(text.split()[1]) for text in self._threads("schedstat")) / 1e9
         except (OSError, IndexError):
             return 0.0
 

@@ -19,7 +19,8 @@ from typing import Any, Callable, Iterator, Optional, Sequence
 from tests.harness.client import Client
 from tests.harness.narration import Event, Malformed, complaints, parse
 from tests.harness.process import LIBC, Process, poll_one
-from tests.harness.variants import DEADLINE, SANITIZED, SERVICES, Late, Unavailable, Variant
+from tests.harness.variants import (DEADLINE, NOT_HERE, SANITIZED, SERVICES, Late,
+                                    Unavailable, Variant)
 
 most_narration = 64 << 20              # bytes: who narrates more falls silent (EFBIG)
 
@@ -251,6 +252,8 @@ class Server(Process):
             if self.ended():
                 if condition():            # it may have held just before the end
                     return
+                if self.status == NOT_HERE:
+                    raise Unavailable(self.stderr().strip())
                 raise Late(f"{self.variant.name} ended with {self.status} before {what}"
                            + self.tail())
             if time.monotonic() > until:

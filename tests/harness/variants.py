@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SANITIZED = os.environ.get("SAN") == "1"
+SANITIZED = os.environ.get("SAN") in ("1", "thread")
+NOT_HERE = 77                              # a program's exit status: this system cannot run it
 BUILD = ROOT / (os.environ.get("BUILD") or ("build/san" if SANITIZED else "build"))
 PATIENCE = os.environ.get("PATIENCE")            # seconds: tests of a broken server need not wait
 DEADLINE = float(PATIENCE or (60 if SANITIZED else 20))   # for whatever has to happen
@@ -35,6 +36,9 @@ class Variant:
     program: Path                          # what to run
     arguments: tuple[str, ...] = ()        # before all others: -s poll
     foreign: bool = False                  # somebody's own server, not ours
+    like: str = ""                         # of which of the eight all is expected, too: 6-epoll
+    title: str = ""                        # a variant's
+    otherwise: tuple[str, ...] = ()        # scenarios in which that is rightly not so
 
     @property
     def folder(self) -> Path:
@@ -46,13 +50,27 @@ class Variant:
             reach = re.fullmatch(r"(\d)-(\d)", word)
             if reach and int(reach[1]) <= self.stage <= int(reach[2]):
                 return True
-            if word in (str(self.stage), self.id):
+            if word in (str(self.stage), self.id, self.like):
                 return True
         return False
 
 
-def variants(which: str = "", server: str = "") -> list[Variant]:
-    """All eight, or those that `which` names; `server` is a program to run in their stead."""
+def added(name: str) -> Variant:
+    """One of tests/variants, built; ValueError if there is none, or if it cannot be built."""
+    from tests.bugs import patches         # which does not need us
+
+    try:
+        bug = patches.read_bug(patches.path_of(name, "variants"))
+        program = patches.built(bug, sanitizer=os.environ.get("SAN", ""))
+    except patches.Wrong as wrong:
+        raise ValueError(str(wrong)) from None
+    return Variant(name, name, bug.stage, program, bug.arguments, title=bug.title.rstrip("."),
+                   like=f"6-{SELECTORS[-1]}" * (bug.stage == 6), otherwise=tuple(bug.caught_by))
+
+
+def variants(which: str = "", server: str = "", more: bool = False) -> list[Variant]:
+    """All eight, or those that `which` names; `server` is a program to run in their stead. more:
+    it may name some of tests/variants, too."""
     if server and not (os.path.isfile(server) and os.access(server, os.X_OK)):
         what = ("a folder" if os.path.isdir(server) else
                 "not executable" if os.path.exists(server) else "no such file")
@@ -66,12 +84,17 @@ def variants(which: str = "", server: str = "") -> list[Variant]:
             found.append(Variant(name + minus, f"{stage}{minus}", stage, program,
                                  ("-s", how) if how else (), bool(server)))
     if which:
+        others = []
         for word in which.replace(",", " ").split():
-            if not any(variant.matches(word) for variant in found):
-                stages = ", ".join(str(stage) for stage, _ in enumerate(FOLDERS, 1))
-                raise ValueError(f"no stage {word!r}: there are {stages}, and of stage 6 "
-                                 + ", ".join(f"6-{how}" for how in SELECTORS))
-        found = [variant for variant in found if variant.matches(which)]
+            if any(variant.matches(word) for variant in found):
+                continue
+            if more and re.fullmatch(r"[a-z]\w+", word):
+                others.append(added(word))
+                continue
+            stages = ", ".join(str(stage) for stage, _ in enumerate(FOLDERS, 1))
+            raise ValueError(f"no stage {word!r}: there are {stages}, and of stage 6 "
+                             + ", ".join(f"6-{how}" for how in SELECTORS))
+        found = [variant for variant in found if variant.matches(which)] + others
     return found
 
 

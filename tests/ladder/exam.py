@@ -243,7 +243,7 @@ class Exam:
         if not self.server.wanted():
             raise Unseen("what CPU it uses cannot be seen")
         least, until = 1.0, time.monotonic() + 2 * PATIENCE
-        while least > 0.75:                # one that spins wants all of it, however busy the machine
+        while least > 0.75:                # one that spins wants all, however busy the machine
             if time.monotonic() > until:
                 self.fail(f"it sleeps while {what}",
                           f"it was busy for {least * 100:.0f} % of the time")

@@ -3,20 +3,18 @@ address in them leads to a line of source."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import struct
 import subprocess
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
-from tests.bugs.patches import built, path_of, read_bug
+from tests.bugs.patches import alone_in, built, path_of, read_bug
 from tests.compare.lessons import TITLES
 from tests.harness import BUILD, FOLDERS, ROOT, Unavailable, Variant, variants
 
@@ -116,26 +114,15 @@ def programs(words: str) -> list[Program]:
         else:
             bug = read_bug(path_of(word))
             [stage] = variants(str(bug.stage) if bug.stage < 6 else "6-epoll")
-            where = FOLDER / "bugs" / bug.name
-            with _locked(where):
-                program = built(bug, where, FLAGS)
+            program = built(bug, FOLDER / "bugs" / bug.name, FLAGS)
             found.append(Program(word, bug.title, replace(stage, program=program),
                                  program.parent / bug.folder))
     folders = sorted({program.variant.program for program in found
                       if program.variant.program.parent == FOLDER})
     if folders:
-        with _locked(FOLDER):
+        with alone_in(FOLDER):
             _make([os.path.relpath(path, ROOT) for path in folders])
     return found
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One at a time builds in it: several tests may want to."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _make(targets: list[str]) -> None:

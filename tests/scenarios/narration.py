@@ -6,14 +6,11 @@ from tests.scenarios import scenario
 
 @scenario("Is the ready list narrated, beside the watched one?", services=("echo", "greet"),
           expect={
-    "all": {"on_client": ["r"], "watching": [4], "ready": [1], "selector": None},
-    "1": {"stage": "01_blocking", "call": [], "on_client": [], "watching": [], "ready": []},
-    "2": {"stage": "02_nonblocking_busyloop", "call": [], "on_client": [], "watching": [],
-          "ready": []},
-    "3": {"stage": "03_select", "call": ["select"]},
-    "4": {"stage": "04_poll", "call": ["poll"]},
-    "5": {"stage": "05_epoll", "call": ["epoll_wait"]},
-    "6": {"stage": "06_selector_callbacks"},
+    "all": {"on_client": ["r"], "watching": [4], "ready": [1], "selector": None, "own_name": True},
+    "1-2": {"call": [], "on_client": [], "watching": [], "ready": []},
+    "3": {"call": ["select"]},
+    "4": {"call": ["poll"]},
+    "5": {"call": ["epoll_wait"]},
     "6-select": {"call": ["select"], "selector": "select"},
     "6-poll": {"call": ["poll"], "selector": "poll"},
     "6-epoll": {"call": ["epoll_wait"], "selector": "epoll"}})
@@ -31,7 +28,8 @@ def ready_list(run):
         "watching": sorted({event["watching"] for event in held}),
         "ready": sorted({event["ready"] for event in held}),
         "selector": run.server.events[0].get("selector"),
-        "stage": run.server.events[0]["stage"],
+        # A variant may say its own.
+        "own_name": run.server.events[0]["stage"] in (run.variant.folder.name, run.variant.name),
     }
 
 

@@ -38,10 +38,12 @@ def changes(old: list[str], new: list[str], before: int, after: int) -> Iterator
         yield line
 
 
-def compare(old: Path, new: Path) -> Iterator[str]:
+def compare(old: Path, new: Path, name: str = "") -> Iterator[str]:
+    """name: of the new one, if it is not that of its folder."""
+    name = name or new.name
     (comment, code), (new_comment, new_code) = parts(old / "server.cpp"), parts(new / "server.cpp")
     yield f"--- {old.name}/server.cpp"
-    yield f"+++ {new.name}/server.cpp"
+    yield f"+++ {name}/server.cpp"
     yield "@@ the opening comment @@"
     yield from (f"-{line}" for line in comment)
     yield from (f"+{line}" for line in new_comment)
@@ -51,16 +53,14 @@ def compare(old: Path, new: Path) -> Iterator[str]:
     yield (f"changed lines: {sum(line[:1] in ('-', '+') for line in changed)} of code, "
            f"{len(comment) + len(new_comment)} of opening comment")
     headers = [{path.name for path in folder.glob("*.hpp")} for folder in (old, new)]
-    for name in sorted(headers[1] - headers[0]):
-        lines = len(text_of(new / name).splitlines())
-        yield f"new in {new.name}: {name} ({lines} lines)"
-    for name in sorted(headers[0] - headers[1]):
-        yield f"no longer in {new.name}: {name}"
+    for header in sorted(headers[1] - headers[0]):
+        lines = len(text_of(new / header).splitlines())
+        yield f"new in {name}: {header} ({lines} lines)"
+    for header in sorted(headers[0] - headers[1]):
+        yield f"no longer in {name}: {header}"
     both = sorted(headers[0] & headers[1])
-    for name in both:
-        if (old / name).read_bytes() != (new / name).read_bytes():
-            yield f"differs: {name}"
-    same = [name for name in both if (old / name).read_bytes() == (new / name).read_bytes()]
+    same = [each for each in both if (old / each).read_bytes() == (new / each).read_bytes()]
+    yield from (f"differs: {header}" for header in both if header not in same)
     yield f"the same in both: {' '.join(same) or 'nothing'}"
 
 

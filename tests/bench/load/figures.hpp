@@ -83,24 +83,55 @@ inline long long memory(pid_t pid, const char* file, const char* key) {
     return kilobytes < 0 ? -1 : kilobytes * 1024;
 }
 
-/// Memory that is the process's own: what it wrote to and no file stands behind. Buffers of
+/// The threads of a process, and those of its children; nothing if there is no such process.
+inline std::vector<pid_t> tasks(pid_t pid) {
+    std::vector<pid_t> found;
+    std::error_code error;
+    for (const auto& thread :
+         std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task", error)) {
+        found.push_back(std::atoi(thread.path().filename().c_str()));
+        std::ifstream children(thread.path() / "children");
+        for (pid_t child; children >> child;)
+            for (const pid_t task : tasks(child)) found.push_back(task);
+    }
+    return found;
+}
+
+/// The process and its children: a task that leads its own group.
+inline std::vector<pid_t> family(pid_t pid) {
+    std::vector<pid_t> found{pid};
+    for (const pid_t task : tasks(pid))
+        if (task != pid && proc_value("/proc/" + std::to_string(task) + "/status", "Tgid:") == task)
+            found.push_back(task);
+    return found;
+}
+
+/// Memory that is the processes' own: what they wrote to and no file stands behind. Buffers of
 /// sockets are the kernel's, and are not in it.
-inline long long own_memory(pid_t pid) { return memory(pid, "smaps_rollup", "Anonymous:"); }
+inline long long own_memory(pid_t pid) {
+    long long sum = -1;
+    for (const pid_t each : family(pid))
+        if (const long long own = memory(each, "smaps_rollup", "Anonymous:"); own >= 0)
+            sum = std::max(sum, 0LL) + own;
+    return sum;
+}
 
 /// What a process has used up, as far as the system tells: -1 where it does not.
 struct Used {
-    Nanoseconds cpu = -1;                        // of all its threads
+    Nanoseconds cpu = -1;                        // of all its threads, and its children's
     long long voluntary = -1, involuntary = -1;  // context switches: it slept; it was sent away
 };
 
 inline Used used(pid_t pid) {
     Used sum;
-    clockid_t clock{};
-    if (pid && ::clock_getcpuclockid(pid, &clock) == 0) sum.cpu = read_clock(clock);
-    std::error_code error;
-    for (const auto& thread :
-         std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task", error)) {
-        const auto status = thread.path() / "status";
+    if (!pid) return sum;
+    for (const pid_t each : family(pid)) {
+        clockid_t clock{};
+        if (::clock_getcpuclockid(each, &clock) == 0)
+            sum.cpu = std::max<Nanoseconds>(sum.cpu, 0) + read_clock(clock);
+    }
+    for (const pid_t task : tasks(pid)) {
+        const std::string status = "/proc/" + std::to_string(task) + "/status";
         sum.voluntary =
             std::max(sum.voluntary, 0LL) + proc_value(status, "voluntary_ctxt_switches:");
         sum.involuntary =
