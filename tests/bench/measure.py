@@ -96,7 +96,7 @@ class Bench:
         """How many silent connections; all levels at once must fit into one load."""
         if name in BY_SELECT:
             return [10, 100, 900]
-        if name in ON_ALL:                 # a thread each, perhaps
+        if name == "threads":              # one each
             return [10, 100, 1000]
         most = [10, 100, 1000, 10_000]
         if name in ("2", "4", "6-poll") and (self.quick or not last):

@@ -187,7 +187,7 @@ class Judges:
 def show_list(kind: str) -> int:
     for path in paths(kind):
         bug = read_bug(path)
-        print(f"{bug.name:22} stage {bug.folder[1]}  {bug.title}")
+        print(f"{bug.name:26} stage {bug.folder[1]}  {bug.title}")
     return 0
 
 
