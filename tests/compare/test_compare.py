@@ -181,7 +181,7 @@ def test_color_is_for_terminals(monkeypatch, no_color, shown):
 
 @pytest.mark.parametrize("stages, width", [("1 3", 100), ("", 200)])
 def test_one_scenario_in_columns(stages, width):
-    done = run("--stages", stages, "--scenario", "second_client", "--step", "0.02", columns=width)
+    done = run("--stages", stages, "--scenario", "second_client", "--step", "0.1", columns=width)
     assert done.returncode == 0, done.stderr
     text, lines = done.stdout, done.stdout.splitlines()
     assert [line for line in lines if len(line) > width] == []

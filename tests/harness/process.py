@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import ctypes
+import itertools
 import os
 import random
 import re
@@ -116,13 +118,18 @@ class Process:
             return 0.0
 
 
+# Each is named once, as several servers are started at the same time; beginning anywhere, as other
+# tests run beside us. Clients are given ports from 32768 on (ip(7), ip_local_port_range).
+_PORTS = itertools.cycle(range(10_000, 32_768))
+collections.deque(itertools.islice(_PORTS, random.SystemRandom().randrange(22_768)), maxlen=0)
+
+
 def free_port() -> int:
-    """A port that nobody has, and that no client is given before the server has it: those of
-    clients are taken from 32768 on (ip(7), ip_local_port_range)."""
+    """A port that nobody has, and that nobody else is given before the server has it."""
     while True:
         with socket.socket() as one:
             try:
-                one.bind(("", random.SystemRandom().randrange(10_000, 32_768)))
+                one.bind(("", next(_PORTS)))
             except OSError:
                 continue
             return one.getsockname()[1]
