@@ -204,6 +204,8 @@ def built(bug: Bug, where: Optional[Path] = None, more: str = "", sanitizer: str
     """The program with the mistake in it, made anew only if anything has changed. where: in place
     of build/bugs/NAME; more: flags; sanitizer: "1" or "thread", as SAN is."""
     sanitizer = sanitizer or "1" * bug.sanitized
+    if sanitizer not in ("", *SANITIZE):
+        raise Wrong(f"SAN={sanitizer}: {' or '.join(SANITIZE)} is wanted")
     where = where or BUILD / (bug.name + f"-san-{sanitizer}" * bool(sanitizer))
     program = where / "server"
     flags = [os.environ.get(name, "") for name in ("CPPFLAGS", "CXXFLAGS", "LDFLAGS")]

@@ -98,6 +98,8 @@ def test_a_variant_with_a_sanitizer_is_a_program_of_its_own():
     variant = patches.read_bug(patches.path_of("read_until_empty"))
     programs = {patches.built(variant, sanitizer=kind) for kind in ("", "1", "thread")}
     assert len(programs) == 3
+    with pytest.raises(patches.Wrong, match="SAN=x: 1 or thread is wanted"):
+        patches.built(variant, sanitizer="x")
     for program in programs:
         assert (b"__tsan_init" in program.read_bytes()) == ("thread" in program.parent.name)
 

@@ -127,7 +127,7 @@ def main() -> int:
         words.error("2 to 64 workers and a connection are wanted")
     end_on_sigterm()
     print(f"{options.connections} connections, one after the other, to {options.workers} workers\n")
-    print("-l         woken by each   in accept() in vain   accepted by each worker")
+    print("-l         woken by each   accept() found none   accepted by each worker")
     try:
         for way in WAYS:
             seen = measure(way, options.workers, options.connections)

@@ -8,9 +8,9 @@
 //     sleeps in poll() on the listeners. A chat member has two threads: while one sleeps in
 //     recv(), the other one sends what the others say.
 // Costs: a stack for each client and a change of thread for each message; and what is shared (the
-//     room, the counters, the narration) needs a lock. Whoever runs holds it, whoever sleeps in
-//     the kernel does not, as with Python's global interpreter lock. So only the system calls
-//     themselves use the second CPU.
+//     room, the counters, the narration) needs a lock. The thread that runs holds it, those that
+//     sleep in the kernel do not, as with Python's global interpreter lock. So only the system
+//     calls themselves use the second CPU.
 // Found in: the documents, B5: Python's socketserver with ThreadingMixIn; the field: databases,
 //     and any server with few clients that work long
 // Try: make variant-threads, make client-4 in two other terminals, and ls /proc/PID/task
