@@ -57,9 +57,10 @@ OPTIONAL = ("Built with", "Variant", "Stage", "Judged as", "Played with")
 RUNG = re.compile(r"(\w+) \((echo|greet|chat)\)|none|by chance")
 SOURCE = re.compile(r"^--- a/(\w+)/(\S+)$", re.M)
 
+FIRST_CALL = TESTS / "bugs" / "first_call.cpp"
 # Not vptr: the Makefile says why.
 SANITIZE = {"1": "-fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined",
-            "thread": "-fsanitize=thread"}
+            "thread": f"-fsanitize=thread {shlex.quote(str(FIRST_CALL))}"}
 
 # What git and compilers say names files, in any encoding.
 TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
@@ -216,7 +217,7 @@ def built(bug: Bug, where: Optional[Path] = None, more: str = "", sanitizer: str
                "-o", "server", f"{bug.folder}/server.cpp"]
     now = hashlib.sha256("\0".join([*command, bug.diff]).encode(errors="surrogateescape"))
     whose = [path_of(bug.fields["Variant"], "variants")] if "Variant" in bug.fields else []
-    for source in [bug.path, *whose, *sorted((ROOT / bug.folder).iterdir())]:
+    for source in [bug.path, FIRST_CALL, *whose, *sorted((ROOT / bug.folder).iterdir())]:
         now.update(source.name.encode() + b"\0" + source.read_bytes())
     made_of = where / "made-of"
     with alone_in(where):

@@ -21,6 +21,7 @@ from tests.harness.narration import Event
 from tests.output import Style
 from tests.output.figures import milliseconds, number
 from tests.scenarios import scenarios
+from tests.tools.keyboard import ask
 from tests.tools.predict import Guesses, Seen
 
 STEP = 1.5             # seconds from one sentence to the next, on a terminal; shorter in a pipe
@@ -197,7 +198,7 @@ def main() -> int:
                 guesses.ask(variant)
             play_live(variant, step, style, guesses)
             if live and not guesses and i + 1 < len(stages):
-                input(style.soft("\n  Enter: the next stage, Ctrl-C: enough "))
+                ask(style.soft("\n  Enter: the next stage, Ctrl-C: enough "))
         if guesses:
             guesses.sum()
         print("\nAnd now:\n"

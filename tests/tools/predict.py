@@ -15,6 +15,7 @@ from tests.compare.lessons import SLEEPS_IN
 from tests.harness import Variant
 from tests.output import Style
 from tests.output.figures import milliseconds, number
+from tests.tools.keyboard import ask
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Guesses:
         wanted = f"1 to {most}, or Enter for no guess"
         while True:
             try:
-                word = input(f"  {wanted}: ").strip()
+                word = ask(f"  {wanted}: ").strip()
             except EOFError:
                 print("no more guesses: the tour goes on without")
                 self.open = False
