@@ -22,6 +22,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Iterable
 
 from tests import output
 from tests.bugs.patches import ROOT, TEXT, Bug, Wrong, built, path_of, paths, read_bug
@@ -191,10 +192,18 @@ def show_list(kind: str) -> int:
     return 0
 
 
+def changes(bug: Bug) -> Iterable[str]:
+    """A patch says it itself; a file is laid beside its stage's."""
+    if bug.path.suffix == ".patch":
+        return [bug.header(), "", *bug.diff.splitlines()]
+    return difference.compare(ROOT / bug.folder, built(bug).parent / bug.folder, bug.name)
+
+
 def run(bug: Bug, arguments: list[str]) -> int:
     program = built(bug, sanitizer=os.environ.get("SAN", "") * bug.variant)
     print(bug.header() + f"\nIts source: {os.path.relpath(bug.path)}, built in "
-          f"{os.path.relpath(program.parent / bug.folder)}/\n", flush=True)
+          f"{os.path.relpath(program.parent / bug.folder)}/: {os.path.relpath(program)}\n",
+          flush=True)
     os.execv(program, [str(program), *arguments])
 
 
@@ -253,8 +262,7 @@ def main(words: list[str]) -> int:
             bug = read_bug(path_of(chosen.names[0]))
             if chosen.run:
                 return run(bug, arguments)
-            difference.show(difference.compare(ROOT / bug.folder, built(bug).parent / bug.folder,
-                                               bug.name))
+            difference.show(changes(bug))
             return 0
         return judge_all(chosen.names, chosen.quick, chosen.variants)
     except Wrong as wrong:

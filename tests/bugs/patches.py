@@ -57,7 +57,7 @@ OPTIONAL = ("Built with", "Variant", "Stage", "Judged as", "Played with")
 RUNG = re.compile(r"(\w+) \((echo|greet|chat)\)|none|by chance")
 SOURCE = re.compile(r"^--- a/(\w+)/(\S+)$", re.M)
 
-FIRST_CALL = TESTS / "bugs" / "first_call.cpp"
+FIRST_CALL = TESTS / "harness" / "first_call.cpp"
 # Not vptr: the Makefile says why.
 SANITIZE = {"1": "-fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined",
             "thread": f"-fsanitize=thread {shlex.quote(str(FIRST_CALL))}"}

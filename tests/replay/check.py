@@ -171,7 +171,8 @@ def _lines(raw: Raw, program: Program) -> Iterator[str]:
         own = [frame for frame in frames if frame[1] == "server.cpp"]
         for _, name, number in frames[:1] + own[:1]:
             text = program.line(name, number)
-            wanted = [call["call"] + "("]
+            urgent = call["call"] == "recv" and call["with"][1]
+            wanted = ["recv_urgent(" if urgent and name == "server.cpp" else call["call"] + "("]
             if name == "server.cpp" and program.variant.stage == 6:
                 wanted += BY_SELECTOR.get(call["call"], ())
             if not any(word in text for word in wanted):
@@ -182,11 +183,8 @@ def _narration(raw: Raw) -> Iterator[str]:
     """The server says what it did: one line for each of these calls. Of calls for nothing there
     are as many."""
     lines = [line for line, count in raw["narration"] for _ in range(count)]
-    seen, more = [], 0
-    for call in raw["calls"]:
-        more += sum(call.get("more", {}).values())
-        seen += [_said(raw, call)] if "call" in call else []
-    seen = [line for line in seen if line]
+    more = sum(sum(call.get("more", {}).values()) for call in raw["calls"])
+    seen = [line for line in (_said(raw, *each) for each in _interest(raw)) if line]
     ignored = []
     if raw["stage"] == 2:                  # says nothing of calls for nothing
         seen = [line for line in seen if not line.endswith(" EAGAIN")]
@@ -222,12 +220,16 @@ def _watched(raw: Raw) -> Iterator[str]:
                 yield f"{call['call']}() was handed {given}, and is said to watch {watched}"
 
 
-def _said(raw: Raw, call: Raw) -> str:
+def _said(raw: Raw, call: Raw, interest: dict[int, int]) -> str:
     """The line for a call; "" for one that is not told."""
     name, fd, result = call["call"], call["fd"], call["result"]
     error = errno.errorcode[call["errno"]] if call["errno"] else ""
     if name in WAITS:
-        found = ",".join(f"{fd}:{letters(events)}" for fd, events in call["found"])
+        watched = dict(call.get("watched", [])) or interest
+        selects = raw["stage"] == 6        # where what is broken counts as all that it wants
+        found = ",".join(
+            f"{fd}:{letters(watched[fd] if selects and events & (ERROR | HANGUP) else events)}"
+            for fd, events in call["found"])
         return f"wait {name} {error or found or '-'}"
     if name == "epoll_ctl":
         return f"watch {fd} {letters(call['with'][1]) * (call['with'][0] != 2) or '-'}"

@@ -78,8 +78,8 @@ class Teller:
         for number, step in enumerate(self.raw["steps"]):
             rest, rows, vain, fresh = step["rest"], [], 0, False
             self.since = number
-            self.clients = {name: {**seen, "received": self.clients.get(name, {}).get(
-                "received", 0)} for name, seen in rest["clients"].items()}
+            self.clients = {name: self.not_yet(name, seen)
+                            for name, seen in rest["clients"].items()}
             self.note_waiting(number)
             while at < len(calls) and calls[at]["t1"] <= rest["at"]:
                 call = calls[at]
@@ -94,7 +94,7 @@ class Teller:
                 if not repeats(call):
                     self.round = []
                 row = self.row(call, woke)
-                before = self.picture(call, "calls") if call.get("before") else {}
+                before = self.picture({"before": self.kernel, **call}, "calls")
                 after = self.picture(call, "woke" if woke else "returned", vain)
                 rows.append((row, before, after, matters(call)))
                 vain = 0
@@ -104,6 +104,12 @@ class Teller:
             more = rest["counted"] if fresh else rest["counted"] - counted
             counted = rest["counted"]
             yield step, rows, self.at_rest(rest, more)
+
+    def not_yet(self, name: str, seen: Raw) -> Raw:
+        """A client when the step begins. What it will have got is known, and not yet so."""
+        before = self.clients.get(name, {"received": 0, "ended": ""})
+        ended = seen["ended"] if seen["ended"] == "closed" else before["ended"]
+        return {**seen, "received": before["received"], "ended": ended, "unread": 0}
 
     def row(self, call: Raw, woke: bool) -> Any:
         """The same for calls that stand side by side."""
@@ -128,7 +134,8 @@ class Teller:
         elif name == "recv" and result > 0 and self.story.service == "echo":
             self.outbox[fd] = self.outbox.get(fd, 0) + result
         elif name == "send":
-            self.outbox[fd] = call["with"][0] - max(0, result)
+            failed = call["errno"] not in (0, errno.EAGAIN, errno.EINTR)
+            self.outbox[fd] = (call["with"][0] - max(0, result)) * (not failed)
         elif name == "epoll_ctl":
             self.kind = "epoll"
             self.watched.pop(fd, None)
@@ -166,11 +173,16 @@ class Teller:
             self.kernel = call["before"]
             return {**self.state(), "state": state, "say": f"It is about to call {text}.",
                     "call": arguments(call), "result": "", **self.where(call)}
+        lost = self.outbox.get(call["fd"], 0) * (call["call"] == "close")
         self.follow(call)
         say = self.said(call, text)
-        whose = self.whose.get(call["fd"])
-        if call["call"] == "recv" and whose not in (None, self.name(call["fd"])):
-            say += f" (The wait reported {call['fd']} when that was {whose}.)"
+        whose, name = self.whose.get(call["fd"]), self.name(call["fd"])
+        if call["call"] == "recv" and whose not in (None, name):
+            say += f" (The wait reported {call['fd']} when that was {whose}. Now it is {name}" + (
+                ", which has nothing to read: a blocking socket would sleep here.)"
+                if call["errno"] == errno.EAGAIN else ".)")
+        if lost:
+            say = f"{say[:-1]}; {size(lost)} that were to be sent are lost."
         if vain:
             say += f" (After {vain} call{'s' * (vain > 1)} for nothing.)"
         return {**self.state(), "state": state, "say": say, "call": arguments(call),
@@ -195,7 +207,7 @@ class Teller:
         text = self.call_text(call) if sleeper else "a rest, until there is room again"
         return {**self.state(), "state": "asleep", "result": "",
                 "call": arguments(call) if sleeper else text,
-                "say": f"It sleeps in {text}{self.neglected()}.", **self.where(call)}
+                "say": f"It sleeps in {text}{self.neglected(sleeper)}.", **self.where(call)}
 
     def in_order(self, text: Callable[[Raw], str]) -> list[str]:
         """The calls of a round; a round of stage 2 begins with accept()."""
@@ -230,9 +242,12 @@ class Teller:
             if fd in own:
                 watched.append([fd, self.name(fd), letters(events), letters(told), letters(now),
                                 int(bool(events & EDGE))])
-        people = [[name, seen["sent"], seen["received"], seen["ended"], self.asked.get(name, -1)]
+        people = [[name, seen["sent"], seen["received"], seen["ended"], self.asked.get(name, -1),
+                   seen["unread"]]
                   for name, seen in self.clients.items()]
-        told = [f"{self.whose[fd]}:{letters(events)}" for fd, events in self.told.items()]
+        told = [f"{self.whose[fd]}:{letters(events)}" + (
+            f" (now {self.name(fd)})" if self.name(fd) != self.whose[fd] and fd in own else "")
+            for fd, events in self.told.items()]
         return {"kind": self.kind, "watched": watched, "told": told, "cost": self.cost,
                 "sockets": sockets, "people": people}
 
@@ -310,8 +325,11 @@ class Teller:
             return f"{text} takes {size(result)}" + (
                 f" of {call['with'][0]:,}; {left:,} wait in the outbox." if left else ": all.")
         if call["errno"]:
-            more = (": it was stopped and continued; select() and poll() sleep on (signal(7))"
-                    if call["errno"] == errno.EINTR else "")
+            more = {errno.EINTR: ": the server was stopped and continued, and Linux ends "
+                    "epoll_wait() then; select() and poll() would go on sleeping (signal(7))",
+                    errno.EMFILE: ": nobody waits, but Linux looks for a free descriptor first"
+                    * (not any(row[1] == "l" and row[2] for row in call["after"]))}.get(
+                        call["errno"], "")
             return f"{text} fails with {errno.errorcode[call['errno']]}{more}."
         return f"{text} returns: {self.found_text(call)}." if name in WAITS else f"{text}."
 
@@ -321,7 +339,7 @@ class Teller:
         return f"{name}'s connection was reset, and a call has reported that already" \
             if call["fd"] in self.reset else f"{name} has ended its input"
 
-    def neglected(self) -> str:
+    def neglected(self, sleeper: Optional[Raw]) -> str:
         """What is ready, or queued, and does not wake it."""
         said = []
         waiting = [f"{name}'s {size(into)}" if into else name for name, into in self.waiting()]
@@ -336,7 +354,10 @@ class Teller:
                 edge = " (epoll has reported them, once)" if self.watched.get(fd, 0) & EDGE else ""
                 said.append(f"{size(into)} of {self.name(fd)} wait in the kernel, and wake "
                             f"nobody{edge}")
-            if self.outbox.get(fd):
+            if sleeper and sleeper["call"] == "send" and sleeper["fd"] == fd:
+                said.append(f"it was given {size(sleeper['with'][0])}, and a part of them is in "
+                            "the send queue already")
+            elif self.outbox.get(fd):
                 said.append(f"{size(self.outbox[fd])} for {self.name(fd)} wait in the outbox")
         return "; " + "; ".join(said) if said else ""
 
@@ -435,9 +456,10 @@ def model(story: Story, recordings: list[Raw], programs: list[Program]) -> Raw:
                     shown = rest
                 else:
                     done = [each[column] for each in rows[:at + 1] if each[column] is not None]
-                    shown = calls[done[-1]][2] if done else calls[0][1] or rest
-                    shown = {**shown, "moves": row[column] is not None}
-                people = [[*seen[:4], firsts[seen[4]] if seen[4] >= 0 else -1]
+                    shown = calls[done[-1]][2] if done else calls[0][1]
+                    fresh = shown["say"] not in [last["say"] for last in pictures[column][-1:]]
+                    shown = {**shown, "moves": row[column] is not None or fresh}
+                people = [[*seen[:4], firsts[seen[4]] if seen[4] >= 0 else -1, *seen[5:]]
                           for seen in shown["people"]]
                 pictures[column].append({**shown, "people": people})
     return {"name": story.name, "title": story.title, "about": story.about, "steps": steps,

@@ -2,7 +2,8 @@
 // Steps through the stories. Each picture holds only what is not as in the picture before it.
 const data = JSON.parse(document.getElementById("data").textContent);
 const SETS = { none: "no watched set: one call, on one socket, at a time",
-  select: "the watched set: three sets of bits, in the program's memory",
+  select: "the watched set: three sets of bits, in the program's memory, as passed to select() " +
+    "(✓: still set when it returned; it cleared the others)",
   poll: "the watched set: an array, in the program's memory",
   epoll: "the watched set: a list, in the kernel" };
 const STATES = { asleep: "☾ asleep in", spins: "↻ spins", calls: "▶ about to call",
@@ -39,7 +40,7 @@ function column(shown, index) {
     el("h3", {}, name(shown)), /^\d/.test(shown.id) ? "" : el("p", { class: "soft" }, shown.title),
     el("p", { class: "state" }, el("b", {}, STATES[picture.state]), ` ${picture.call}`,
       picture.result && picture.state !== "spins" ? ` = ${picture.result}` : ""),
-    el("p", { class: "say" }, picture.say, idle ? " (As before: this step is the others'.)" : ""),
+    el("p", { class: "say" }, picture.say, idle ? " (Nothing new here.)" : ""),
     source(shown, picture), kernel(picture), watched(picture), people(picture));
 }
 
@@ -95,11 +96,11 @@ function kernel(picture) {
       el("td", {}, bar(into, "in", "receive queue"),
         peeked ? el("code", { class: "peek" }, peeked) : ""),
       el("td", {}, bar(out, "out", "send queue")), el("td", {}, letters(ready)),
-      el("td", {}, bar(outbox, "box", "outbox"), why ? el("small", {}, why) : ""));
+      el("td", {}, bar(outbox, "box", "to be sent"), why ? el("small", {}, why) : ""));
   });
   return el("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "sockets" },
     el("table", {}, el("thead", {}, el("tr", {}, ["Socket", "Receive queue (kernel)",
-      "Send queue (kernel)", "Ready now", "Outbox (program)"].map((text) =>
+      "Send queue (kernel)", "Ready now", "To be sent (program)"].map((text) =>
       el("th", { scope: "col" }, text)))), el("tbody", {}, rows)));
 }
 
@@ -140,9 +141,10 @@ function list(kind, entries) {
 }
 
 function people(picture) {
-  return el("ul", { class: "people" }, picture.people.map(([who, sent, got, ended, since]) =>
+  return el("ul", { class: "people" }, picture.people.map(([who, sent, got, ended, since, unread]) =>
     el("li", { class: since >= 0 ? "waits" : "" }, el("b", {}, `Client ${who}`),
-      ` sent ${bytes(sent)}, got ${bytes(got)}${ended ? `; ${ended}` : ""}`,
+      ` sent ${bytes(sent)}, got ${bytes(got)}${unread ? `, ${number(unread)} more in its receive queue` : ""}${
+        ended ? `; ${ended}` : ""}`,
       since >= 0 ? el("strong", {}, ` waits since step ${since}`) : "")));
 }
 
@@ -197,6 +199,7 @@ function follow() {
   story = data.stories.find((each) => each.name === wanted) || story;
   chosen = Math.min(chosen, story.columns.length - 1);
   go(parseInt(at, 10) || 0);
+  if (wanted) $("title").scrollIntoView();
 }
 
 function play() {

@@ -79,7 +79,8 @@ LEGEND = element("details", element("summary", "What the words and letters mean"
         "Accept queue: connections that the kernel has made and the server has not accepted.",
         "Receive queue: bytes that have come and that no recv() has taken.",
         "Send queue: bytes that send() has taken and the client's kernel has not acknowledged.",
-        "Outbox: bytes that the program still has to send, in its own memory.",
+        "To be sent: bytes that the program has in its own memory and still has to send: in the "
+        "outbox; or, where an echo is sent at once, still in the buffer of recv().",
         "Told, revents, ✓: what the last wait reported. It stays until the next wait, though a "
         "recv() or accept() may have changed what is ready now.",
         "Bars are logarithmic: read the numbers.")]))

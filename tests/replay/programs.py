@@ -22,6 +22,8 @@ FOLDER = BUILD / "replay"
 # -Og: the code is that of the lines. Fortified, recv() would be another function's call. And of
 # DWARF 5, some addr2line names the wrong file.
 FLAGS = "-Og -gdwarf-4 -U_FORTIFY_SOURCE"
+# Calls of several threads, of several processes, and those that only the kernel sees.
+ELSEWHERE = re.compile(r"\bpthread_create\(|::fork\(|<linux/io_uring\.h>")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def _frames(program: Path, addresses: tuple[int, ...]) -> list[list[list[Any]]]:
             found.append([])
             continue
         path, _, number = next(lines).partition(" (")[0].rpartition(":")
-        name = re.sub(r"\(anonymous namespace\)::|\(.*| const$", "", line)
+        name = "callback" if "{lambda" in line else re.sub(
+            r"\(anonymous namespace\)::|\(.*| const$", "", line)
         found[-1].append([name, os.path.basename(path), int(number) if number.isdigit() else 0])
     return found
 
@@ -115,8 +118,10 @@ def programs(words: str) -> list[Program]:
             bug = read_bug(path_of(word))
             [stage] = variants(str(bug.stage) if bug.stage < 6 else "6-epoll")
             program = built(bug, FOLDER / "bugs" / bug.name, FLAGS)
-            found.append(Program(word, bug.title, replace(stage, program=program),
-                                 program.parent / bug.folder))
+            sources = program.parent / bug.folder
+            if any(ELSEWHERE.search(file.read_text("utf-8")) for file in sources.glob("*.?pp")):
+                raise ValueError(f"{word} is not recorded: one thread is, that makes its own calls")
+            found.append(Program(word, bug.title, replace(stage, program=program), sources))
     folders = sorted({program.variant.program for program in found
                       if program.variant.program.parent == FOLDER})
     if folders:

@@ -11,11 +11,15 @@ from tests.replay.record import Raw
 KINDS = {"none": "no watched set: one call at a time", "select": "three sets, in the program",
          "poll": "an array, in the program", "epoll": "a list, in the kernel"}
 
+LETTERS = ("r reading, w writing, x urgent data, h hung up or an error; told: what the last wait "
+           "reported")
+
 
 def lines(shown: Raw, width: int = 100) -> Iterator[str]:
     """A story, step by step; for each server what it does, and how its sockets are."""
     yield f"{shown['name']}: {shown['title']}"
     yield from textwrap.wrap(shown["about"], width)
+    yield LETTERS
     for at, step in enumerate(shown["steps"]):
         yield ""
         yield f"{at:3}  {step['text']}" + (f"  ({step['part']} of {step['parts']})"
@@ -43,11 +47,15 @@ def details(picture: Picture) -> Iterator[str]:
             yield f"kernel   {name} (not accepted): {into:,} to be read"
         elif kind == "c":
             yield (f"kernel   {name} (fd {fd}): {into:,} to be read"
-                   + (f" ({peeked})" if peeked else "") + f", {out:,} on their way"
-                   + (f", ready: {ready}" if ready else "")
-                   + (f"; outbox: {outbox:,}" if outbox else ""))
-    for name, sent, got, ended, since in picture["people"]:
-        yield (f"client   {name}: sent {sent:,}, got {got:,}" + (f", {ended}" if ended else "")
+                   + (f" ({peeked})" if peeked else "")
+                   + " (its end of input)" * (into == 0 and "r" in ready and "h" not in ready)
+                   + f", {out:,} in the send queue" + (f", ready: {ready}" if ready else ""))
+            if outbox:
+                yield f"program  {name}: {outbox:,} to be sent"
+    for name, sent, got, ended, since, unread in picture["people"]:
+        yield (f"client   {name}: sent {sent:,}, got {got:,}"
+               + (f", {unread:,} more in its receive queue" if unread else "")
+               + (f", {ended}" if ended else "")
                + (f", waits since step {since}" if since >= 0 else ""))
 
 

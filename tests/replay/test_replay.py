@@ -65,6 +65,13 @@ def test_a_recording_is_true(name, recorded, known):
         assert sum("call" in call for call in raw["calls"]) > 2
 
 
+@pytest.mark.parametrize("name", STORIES)
+def test_a_story_may_be_told_of_any_stage(name):
+    for program in programs("1 2 3 4 5 6 6-poll 6-select"):
+        if program.id not in STORIES[name].stages.split():
+            assert complaints(STORIES[name], record(STORIES[name], program), program) == []
+
+
 def _call(raw, name, **wanted):
     return next(call for call in raw["calls"] if call.get("call") == name and all(
         call[key] == value for key, value in wanted.items()))
@@ -257,6 +264,9 @@ def test_a_bug_looks_different_at_the_step_that_the_story_names(name, right, bug
     named = [at for at, step in enumerate(shown["steps"]) if story.differs in step["text"]]
     one, other = (column["pictures"][named[-1]] for column in shown["columns"])
     assert one["say"] != other["say"] or one["sockets"] != other["sockets"]
+    lost = re.compile(r"close\(\) on \w; [\d,]+ bytes that were to be sent are lost")
+    assert [any(lost.match(picture["say"]) for picture in column["pictures"])
+            for column in shown["columns"]] == [False, bug == "half_close"]
     for at in range(named[0]):
         assert shown["columns"][0]["pictures"][at]["state"] == \
             shown["columns"][1]["pictures"][at]["state"]
@@ -281,14 +291,27 @@ def test_the_sentences_that_the_stories_are_for(models):
             "once)"
             in said("edge_without_draining", "edge_without_draining"))
     assert "wake nobody" not in said("edge_without_draining", "edge_triggered")
-    assert ("recv() on C fails with EAGAIN. (The wait reported 8 when that was B.)"
+    assert ("recv() on C fails with EAGAIN. (The wait reported 8 when that was B. Now it is C, "
             in said("stale_event", "stale_event"))
+    assert "and a part of them is in the send queue already" in said("slow_reader", "1")
+    assert "wait in the outbox" not in said("slow_reader", "1")
+    assert "fails with EMFILE: nobody waits, but" in said("sixteen_descriptors", "2")
+    assert "nobody waits" not in said("sixteen_descriptors", "5")
     assert "when that was" not in said("stale_event", "5")
     assert "recv() on B returns 0: B's connection was reset" in said("stale_event", "5")
     assert "B, C and D wait in the kernel, on connections that nobody has accepted" in said(
         "sixteen_descriptors", "1")
     assert "It spins: poll(): A is ready for writing, and nothing is done" in said(
         "always_writable", "always_writable")
+
+
+def test_what_failed_to_be_sent_waits_no_more(models):
+    """The connection was reset: the server drops the rest."""
+    seen = [socket[7] for column in models["stale_event"]["columns"]
+            for picture in column["pictures"]
+            if picture["say"].startswith("send() to B fails with ECONNRESET")
+            for socket in picture["sockets"] if socket[0] == "B"]
+    assert seen and not any(seen)
 
 
 class Page(HTMLParser):
@@ -361,7 +384,10 @@ def test_without_addr2line_a_function_has_its_name(monkeypatch, known):
 
 @pytest.mark.parametrize("words, named", [
     (["--story", "no_such"], "second_client"), (["--bug", "no_such"], "half_close"),
-    (["--stages", "7"], "6-epoll"), (["--format", "pdf"], "html, text, json"),
+    (["--stages", "5 threads"], "threads is not recorded"),
+    (["--stages", "workers"], "workers is not"), (["--stages", "uring"], "uring is not"),
+    (["--stages", "one_shot"], "one_shot is not"), (["--stages", "7"], "6-epoll"),
+    (["--format", "pdf"], "html, text, json"),
     (["--from", "/dev/null"], "no recording")])
 def test_bad_words(words, named):
     done = run([sys.executable, "-m", "tests.replay", *words])

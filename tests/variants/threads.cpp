@@ -16,13 +16,13 @@
 // Try: make variant-threads, make client-4 in two other terminals, and ls /proc/PID/task
 // You see: the second client is answered at once, as in stage 4, and by the text of stage 1. No
 //     outbox is watched for room: a thread that has much to send sleeps, and reads nothing
-//     meanwhile. (Seen by scenarios that count waits, look for the wait in which a loop finds a
-//     client, or for what waits in an outbox, or at what one round does, and in which order; by one
-//     that reads the counters right after an answer, as a thread counts when its call is over; by
-//     those in which a call fails that is made here before the client has said anything; by those
-//     with urgent bytes, of which a thread in recv() is not told; where memory or descriptors end,
-//     as each newcomer takes a stack, and one that is left is kept for the next; and by ten
-//     thousand clients: more than there may be threads.)
+//     meanwhile. (Seen by scenarios that count waits, or look at what one round does, or for what
+//     waits in an outbox: there are no rounds here, and no wait for clients. By one that reads the
+//     counters right after an answer: a thread counts when its call is over. By those in which a
+//     call fails that is made here before the client has said anything. By those with urgent bytes:
+//     a thread in recv() is not told of them. By those that run out of memory or descriptors: each
+//     newcomer takes a stack, and the stacks of ended threads are kept for the next ones. And by
+//     ten thousand clients: more than there may be threads.)
 // Caught by: message_cost, silent_clients, echo_late_reader, half_close_queued, flooder,
 //     socket_flags, one_round, sleeping, limit_lowered, lingers, accept_fails_for_good,
 //     one_client_fails, memory_after_a_burst, no_memory, ready_list, verbose, stop_before_a_call,
@@ -331,8 +331,9 @@ private:
                 send_waiting(lock, client);
             } catch (const std::bad_alloc&) {
                 client.session.abandon("ENOMEM");
-                ::shutdown(client.fd.get(), SHUT_RD);  // wakes its other thread
             }
+            if (client.session.eof && client.session.ending)  // it has been given up
+                ::shutdown(client.fd.get(), SHUT_RD);         // wakes its other thread
             client.changed.notify_all();
             client.changed.wait(lock, [&] {
                 return client.finished || (!client.session.outbox.empty() && !stopping_);

@@ -9,12 +9,11 @@
 // Costs: what is under way belongs to the kernel. A buffer may not be freed, nor moved, and a
 //     client not be closed, before all that was handed in for it has come back. No operation is
 //     free: each is kept in a request, a recv that has to wait is entered in the socket's wait
-//     queue, and both are undone when data comes. Measured on Linux 6.18 in a virtual machine where
-//     a system call takes 90 ns, a message took the CPU time of stage 5 with 50 connections, 1.05
-//     times as much with 500, 1.1 with 50 of 16 KiB, and 1.12 with one connection. A recv that
-//     stays under way for all that comes (IORING_RECV_MULTISHOT) took 3 to 6 % off, and reads on
-//     though its client's outbox is full: it is not used here. And the system has to allow
-//     io_uring: many containers do not.
+//     queue, and both are undone when data comes. So it costs what it saves, or more, where the way
+//     into the kernel is short (NOTES.md, "What they cost", has the figures). A recv that stays
+//     under way for all that comes (IORING_RECV_MULTISHOT) took 3 to 6 % off, and reads on though
+//     its client's outbox is full: it is not used here. And the system has to allow io_uring: many
+//     containers do not.
 // Found in: the field: Seastar, TigerBeetle, Netty
 // Try: make variant-uring ARGS=-q, make client-5, and strace -p PID. URING=5.19, 5.11 or 5.10 in
 //     its environment: it does without what came later than that version of Linux
@@ -23,9 +22,9 @@
 //     which raise a signal in one: they are not called. No socket is set non-blocking, as no call
 //     sleeps in it. The limit of descriptors is that of the time when the accept was handed in.
 //     A recv under way passes over an urgent byte, before anybody could fetch it: so nothing is
-//     watched for those. What was done is told in the order in which it was, and a send as soon as
-//     all others of its round are made: a client may have the bytes a moment before the line
-//     is there. And the lines name another stage and another call.)
+//     watched for those. The lines stand in the order in which the operations were done, and that
+//     of a send comes with its completion: a client may have the bytes a moment before the line is
+//     there. And the lines name another stage and another call.)
 // Caught by: socket_flags, no_room_at_all, limit_raised, accept_fails_once, accept_fails_for_good,
 //     one_client_fails, wait_fails, refused_watch, refused_change, refused_listener,
 //     faults_at_the_start, ready_list, verbose, stop_before_a_call, both_at_once, told_no_more,
@@ -501,6 +500,7 @@ private:
 
     // A newcomer is there, or there will be none: no descriptor was to be had, or it was cancelled.
     void accept_from(Door& door, const Completion& done) {
+        serving_ = door.fd.get();
         door.accepting = done.flags & IORING_CQE_F_MORE;
         const int error = done.result < 0 ? -done.result : 0;
         if (stopping_) {
