@@ -49,7 +49,7 @@ async def echo(reader, writer):
     writer.close()
 async def main():
     server = await asyncio.start_server(echo, "127.0.0.1", int(sys.argv[1]))
-    await server.serve_forever()
+    await asyncio.Event().wait()   # serve_forever() waits for all clients at the end (Python 3.13)
 asyncio.run(main())
 """
 BLOCKING = """\
