@@ -210,8 +210,11 @@ def slow(exam: Exam) -> None:
       read="`recv` said 0: is the connection over?", bug="half_close", services=["echo", "greet"])
 def half_close(exam: Exam) -> None:
     # How much has to be sent until some of the answer waits in the server, and not in the kernel,
-    # depends on the windows. So: several clients, each sends more than the one before.
-    lengths = {client: 10_000 * i for i, client in enumerate(exam.crowd(14, **SMALL), 1)}
+    # depends on the windows. So: several clients, each sends more than the one before; the last one
+    # more than a send queue ever holds (4 MiB: tcp_wmem in tcp(7)).
+    crowd = exam.crowd(14, **SMALL)
+    lengths = {client: 10_000 * i for i, client in enumerate(crowd, 1)}
+    lengths[crowd[-1]] = 700_000
     for client, length in lengths.items():
         client._out = memoryview(b"a line\n" * length)
     open_ones = list(lengths)
