@@ -46,4 +46,5 @@ def failures(command: str, service: str, stage: int = 0, at_once: int = 4) -> di
     rungs = [rung for rung in RUNGS if service in rung.services]
     with ThreadPoolExecutor(at_once) as pool:
         outcomes = pool.map(lambda rung: climb(rung, Examined(command), service, stage), rungs)
-    return {rung.name: str(failed) for rung, (_, failed, _) in zip(rungs, outcomes) if failed}
+    return {rung.name: f"{failed}; it said: {exam.server.printed[-200:].decode(errors='replace')}"
+            for rung, (exam, failed, _) in zip(rungs, outcomes) if failed}

@@ -78,8 +78,13 @@ def holder_of(port: int) -> int:
 class Examined:
     """A server on a port: started with `command` ({port} stands for it), or there already."""
 
+    # free_port() binds the port for a moment. A process that another thread starts just then has a
+    # copy of that socket until its exec(), and our server would find the port taken.
+    _forks = threading.Lock()
+
     def __init__(self, command: str = "", port: int = 0) -> None:
-        self.command, self.port = command, port or free_port()
+        with self._forks:
+            self.command, self.port = command, port or free_port()
         self.address = ""
         self.printed = b""
         self.process: Optional[subprocess.Popen[bytes]] = None
@@ -116,9 +121,10 @@ class Examined:
             if LIBC:
                 LIBC.prctl(1, signal.SIGKILL)      # PR_SET_PDEATHSIG: it does not outlive us
 
-        self.process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, preexec_fn=prepare)
+        with self._forks:
+            self.process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                start_new_session=True, preexec_fn=prepare)
         self._pid = self.process.pid
         self._drainer = threading.Thread(target=self._drain, daemon=True)
         self._drainer.start()
