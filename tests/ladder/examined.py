@@ -13,8 +13,9 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Optional
+from typing import Iterator, Optional
 
 from tests.harness import HARD, LIBC, SOFT, Process, free_port
 
@@ -196,6 +197,17 @@ class Examined:
 
     def signal(self, number: int) -> None:
         os.killpg(self._pid, number)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """It is stopped meanwhile (SIGSTOP), if we have started it."""
+        if self.process and not self.ended():
+            self.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            if self.process and not self.ended():
+                self.signal(signal.SIGCONT)
 
     def kill(self) -> None:
         if self.process:

@@ -265,18 +265,27 @@ def quits(exam: Exam) -> None:
       "in Python: ConnectionResetError or BrokenPipeError was not caught",
       read="ECONNRESET or EPIPE not handled, SIGPIPE not ignored", bug="sigpipe", not_for={})
 def reset(exam: Exam) -> None:
+    def ends_and_resets() -> None:
+        d = exam.connect("D")
+        d.send_some(b"hello\n" * 8_000)    # so little that its end has come before the reset:
+        d.half_close()                     # then what is sent to it fails with EPIPE
+        d.reset()
+
     for _ in range(60):
         exam.connect("B").reset()          # maybe before it is accepted
         c = exam.visitor("C")
         c.send_some(b"hello\n" * 10_000)   # it is gone before it has read the answers
         c.reset()
-        d = exam.connect("D")
-        d.send_some(b"hello\n" * 8_000)    # so little that its end has come before the reset:
-        d.half_close()                     # then what is sent to it fails with EPIPE
-        d.reset()
+        ends_and_resets()
     time.sleep(0.1)
     exam.alive("the server is still there when B, C and D have left")
-    exam.newcomer("E")
+    exam.newcomer("E").close()
+    with exam.server.paused():             # or it may answer each D before its reset
+        for _ in range(3):
+            ends_and_resets()
+    time.sleep(0.1)
+    exam.alive("the server is still there when three more have left")
+    exam.newcomer("F")
 
 
 @rung("nothing to do costs no CPU",
