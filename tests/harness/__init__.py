@@ -6,7 +6,8 @@
     client.py     one connection, or a crowd: a deadline on everything, a record of what was done
     run.py        one scenario against one variant: starts and connects, and looks after the rest
     judge.py      plays a scenario, and says what was wrong; expect.py: at_least(3) and the like
-    faults.py     system calls that fail on demand, by shim.cpp
+    faults.py     system calls that fail on demand, by shim.cpp; first_call.cpp: what programs with
+                  ThreadSanitizer need, or it loses a signal
     model.py      what the services say, and a model of greet and chat
     narration.py  how a line of narration is read, and what a right narration looks like
 

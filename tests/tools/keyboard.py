@@ -1,4 +1,4 @@
-"""A question at the keyboard, from which Ctrl-C always gets away."""
+"""A question at the keyboard, at which no Ctrl-C is lost."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.harness import BUILD, FOLDERS, variants
+from tests.harness import BUILD, DEADLINE, FOLDERS, variants
 from tests.output import Style
 from tests.output.terminal import Screen
 from tests.tools import demo, predict
@@ -93,7 +93,9 @@ def test_ctrl_c_at_a_question_ends_the_tour():
         screens = [open_ones.enter_context(Screen(words)) for _ in range(12)]
         starting = {screen.fd: screen for screen in screens}
         while starting:
-            for fd in select.select(starting, [], [])[0]:
+            ready = select.select(starting, [], [], DEADLINE)[0]
+            assert ready
+            for fd in ready:
                 screen = starting.pop(fd)
                 screen.wait_for("no guess: ")
                 screen.type("\3")

@@ -11,9 +11,9 @@
 //     free: each is kept in a request, a recv that has to wait is entered in the socket's wait
 //     queue, and both are undone when data comes. So it costs what it saves, or more, where the way
 //     into the kernel is short (NOTES.md, "What they cost", has the figures). A recv that stays
-//     under way for all that comes (IORING_RECV_MULTISHOT) took 3 to 6 % off, and reads on though
-//     its client's outbox is full: it is not used here. And the system has to allow io_uring: many
-//     containers do not.
+//     under way for all that comes (IORING_RECV_MULTISHOT) took 3 to 6 % off when it was tried,
+//     and reads on though its client's outbox is full: it is not used here. And the system has to
+//     allow io_uring: many containers do not.
 // Found in: the field: Seastar, TigerBeetle, Netty
 // Try: make variant-uring ARGS=-q, make client-5, and strace -p PID. URING=5.19, 5.11 or 5.10 in
 //     its environment: it does without what came later than that version of Linux
